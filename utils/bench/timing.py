@@ -1,0 +1,57 @@
+"""Paired timing: two ways of doing the same, in turn, so that a machine whose speed drifts does not favour either."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds a call: median and the 10 % and 90 % quantiles over the repeats."""
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+
+def summarise(seconds: list[float]) -> Timing:
+    if len(seconds) < 2:
+        raise ValueError(f"quantiles need at least two repeats; got {len(seconds)}")
+    deciles = statistics.quantiles(seconds, n=10, method="inclusive")
+    return Timing(statistics.median(seconds), deciles[0], deciles[-1], len(seconds))
+
+
+def _once(call: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def paired(
+    ours: Callable[[], object], other: Callable[[], object], repeats: int = 21, device: torch.device | str = "cpu"
+) -> tuple[Timing, Timing, Timing]:
+    """Timings of ``ours`` and ``other`` (seconds a call) and of the ratio other / ours, repeat by repeat.
+
+    Each is called once unmeasured, then they take turns, and who goes first alternates.
+    """
+    device = torch.device(device)
+    ours(), other()
+    first, second = [], []
+    for repeat in range(repeats):
+        if repeat % 2:
+            second.append(_once(other, device))
+            first.append(_once(ours, device))
+        else:
+            first.append(_once(ours, device))
+            second.append(_once(other, device))
+    return summarise(first), summarise(second), summarise([b / a for a, b in zip(first, second, strict=True)])

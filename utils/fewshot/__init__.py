@@ -1,0 +1,1 @@
+"""Methods that learn from few examples, one file a method."""

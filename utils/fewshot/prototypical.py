@@ -1,0 +1,87 @@
+"""Prototypical networks (Snell, Swersky and Zemel 2017): classify by the nearest class mean in a learned embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from utils.backbones import STATISTICS
+from utils.data.episodes import Episode
+from utils.functional import class_means, squared_distances
+
+
+def prototypical_logits(prototypes: Tensor, query_embedding: Tensor) -> Tensor:
+    """``-||f(x) - c_k||^2``: ``[B, n_way, D]``, ``[B, Q, D]`` to ``[B, Q, n_way]``.
+
+    Their softmax over the classes is ``p(y = k | x)`` (Snell et al. 2017, eq. 2). The distance is *squared*: only then
+    is the classifier linear in the embedding, and only then is the class mean the best representative of its class
+    (Banerjee et al. 2005).
+    """
+    return -squared_distances(query_embedding, prototypes)
+
+
+def linear_head(prototypes: Tensor) -> tuple[Tensor, Tensor]:
+    """The same classifier as a linear layer (Snell et al. 2017, eq. 8): ``w_k = 2 c_k``, ``b_k = -||c_k||^2``.
+
+    ``[B, n_way, D]`` to weights ``[B, n_way, D]`` and biases ``[B, n_way]``; ``w_k . f + b_k`` differs from
+    :func:`prototypical_logits` by ``||f||^2``, the same for all classes.
+    """
+    return 2 * prototypes, -prototypes.square().sum(-1)
+
+
+def classify_embedded(episode: Episode) -> Tensor:
+    """Class scores ``[B, Q, n_way]`` of an episode whose entries are embeddings already."""
+    return prototypical_logits(class_means(episode.support_x, episode.support_y, episode.n_way), episode.query_x)
+
+
+@dataclass(frozen=True)
+class Prototypical:
+    """A prototypical network around an embedding ``network``.
+
+    ``statistics`` says whose batch-norm statistics are used: ``"batch"`` (support and query together, each episode by
+    itself; the usual choice while training), ``"support"``, or ``"running"``.
+
+    ``params`` of the methods is a dictionary as of ``network.named_parameters()``; ``None`` means the network's own.
+    """
+
+    network: nn.Module
+    statistics: str = "batch"
+
+    def __post_init__(self) -> None:
+        if self.statistics not in STATISTICS:
+            raise ValueError(f"statistics must be one of {STATISTICS}; got {self.statistics!r}")
+
+    def embed(self, params: Mapping[str, Tensor] | None, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings of both sets: ``[B, S, C, H, W]``, ``[B, Q, C, H, W]`` to ``[B, S, D]``, ``[B, Q, D]``."""
+        if support_x.ndim != 5 or query_x.ndim != 5 or support_x.shape[0] != query_x.shape[0]:
+            raise ValueError(
+                "expected support [B, S, C, H, W] and query [B, Q, C, H, W] of the same B; "
+                f"got {list(support_x.shape)} and {list(query_x.shape)}"
+            )
+        n_support = support_x.shape[1]
+        images = torch.cat([support_x, query_x], dim=1)
+        options = {"statistics": self.statistics, "n_support": n_support}
+        if self.statistics == "running":  # no image influences another: all tasks in one pass
+            embedding = self._call(params, images.flatten(0, 1), options).unflatten(0, images.shape[:2])
+        else:  # statistics belong to one task
+            embedding = torch.stack([self._call(params, task, options) for task in images])
+        return embedding[:, :n_support], embedding[:, n_support:]
+
+    def _call(self, params: Mapping[str, Tensor] | None, images: Tensor, options: dict) -> Tensor:
+        if params is None:
+            return self.network(images, **options)
+        return functional_call(self.network, dict(params), (images,), options)
+
+    def logits(self, params: Mapping[str, Tensor] | None, episode: Episode) -> Tensor:
+        """Class scores of the queries, ``[B, n_way * n_query, n_way]``."""
+        support, query = self.embed(params, episode.support_x, episode.query_x)
+        return prototypical_logits(class_means(support, episode.support_y, episode.n_way), query)
+
+    def loss(self, params: Mapping[str, Tensor] | None, episode: Episode) -> Tensor:
+        """Mean of ``-log p(y | x)`` over all queries of all tasks, a scalar."""
+        return F.cross_entropy(self.logits(params, episode).flatten(0, 1), episode.query_y.flatten())

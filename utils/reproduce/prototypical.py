@@ -1,0 +1,173 @@
+"""Prototypical networks with the protocol of Snell, Swersky and Zemel (2017), section 3.1, on Omniglot.
+
+1,200 characters (train and validation parts of the Vinyals split) and their rotations to train on, episodes of 60
+classes with 5 queries a class, Adam at 1e-3 halved every 2,000 episodes, one model for 1 shot and one for 5;
+1,000 test episodes from the other 423 characters and their rotations. The number of episodes is fixed beforehand:
+nothing is selected on validation or test classes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from utils.backbones import Conv4
+from utils.claims.statistics import interval
+from utils.data import ImageSet, load
+from utils.data.episodes import EpisodeSampler
+from utils.fewshot.prototypical import Prototypical, classify_embedded
+from utils.records import provenance, write_record
+from utils.training import Checkpoint, best_device, embed_images, episode_accuracies, fit
+
+TITLE = "Prototypical networks on Omniglot"
+TEST_WAYS = (5, 20)
+SHOTS = (1, 5)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The settings of one run; ``train_steps`` episodes of ``train_way`` classes."""
+
+    dataset: str = "omniglot"
+    train_split: str = "trainval"
+    test_split: str = "test"
+    width: int = 64
+    train_way: int = 60
+    train_query: int = 5
+    train_steps: int = 16000
+    learning_rate: float = 1e-3
+    halve_every: int = 2000
+    test_query: int = 15
+    test_episodes: int = 1000
+    transductive_episodes: int = 200
+    test_seed: int = 1_000_003
+
+
+def train(protocol: Protocol, images: ImageSet, k_shot: int, seed: int, folder: Path) -> Prototypical:
+    """The network of one seed and number of shots, resumed from ``folder`` where an earlier run stopped."""
+    torch.manual_seed(seed)
+    network = Conv4(images.image_shape[0], protocol.width, images.image_shape[1]).to(images.device)
+    sampler = EpisodeSampler(
+        images, protocol.train_way, k_shot, protocol.train_query, rotations=True, seed=10 * seed + k_shot
+    )
+    learner = Prototypical(network, statistics="batch")
+    optimizer = torch.optim.Adam(network.parameters(), protocol.learning_rate)
+    fit(
+        network,
+        lambda step: learner.loss(None, sampler.sample(step)),
+        protocol.train_steps,
+        optimizer,
+        torch.optim.lr_scheduler.StepLR(optimizer, protocol.halve_every, 0.5),
+        Checkpoint(
+            folder / f"network_{k_shot}shot_seed{seed}.pt",
+            {**asdict(protocol), "k_shot": k_shot, "seed": seed},
+            every=1000,
+        ),
+        label=f"{k_shot}-shot, seed {seed}",
+    )
+    return learner
+
+
+def run_one(protocol: Protocol, k_shot: int, seed: int, folder: Path) -> dict:
+    """Train and test one network; the result is kept in ``folder`` and read from there the next time."""
+    path = folder / f"result_{k_shot}shot_seed{seed}.json"
+    if path.exists() and (stored := json.loads(path.read_text()))["protocol"] == asdict(protocol):
+        return stored
+    device = best_device()
+    started = time.perf_counter()
+    learner = train(protocol, load(protocol.dataset, protocol.train_split).to(device), k_shot, seed, folder)
+    images = load(protocol.dataset, protocol.test_split).to(device)
+    bank = embed_images(learner.network, images, rotations=True)
+    rows = []
+    for n_way in TEST_WAYS:
+        sampler = EpisodeSampler(
+            images, n_way, k_shot, protocol.test_query, batch_size=10, rotations=True, seed=protocol.test_seed
+        )
+        # The same episodes for every seed and both kinds of statistics.
+        accuracies = {
+            "running": episode_accuracies(classify_embedded, sampler, protocol.test_episodes, bank=bank),
+            "batch": episode_accuracies(lambda e: learner.logits(None, e), sampler, protocol.transductive_episodes),
+        }
+        for statistics, samples in accuracies.items():
+            mean, ci95, sd = interval(samples)
+            rows.append(
+                {"n_way": n_way, "k_shot": k_shot, "statistics": statistics, "seed": seed, "mean": 100 * mean,
+                 "ci95": 100 * ci95, "sd": 100 * sd, "episodes": len(samples)}
+            )  # fmt: skip
+    result = {
+        "protocol": asdict(protocol),
+        "rows": rows,
+        "seconds": time.perf_counter() - started,
+        "provenance": provenance(str(device)),
+    }
+    write_record(path.stem, result, folder)
+    return result
+
+
+def assemble(protocol: Protocol, results: list[dict], seeds: list[int]) -> dict:
+    """One record of all seeds: means over seeds with their t-interval, each seed's own numbers below."""
+    rows = []
+    for n_way, k_shot in product(TEST_WAYS, SHOTS):
+        for statistics in ("running", "batch"):
+            per_seed = [
+                row
+                for result in results
+                for row in result["rows"]
+                if (row["n_way"], row["k_shot"], row["statistics"]) == (n_way, k_shot, statistics)
+            ]
+            if not per_seed:
+                continue
+            mean, ci95, sd = interval([row["mean"] for row in per_seed])
+            suffix = "" if statistics == "running" else f"-{statistics}"
+            rows.append(
+                {
+                    "id": f"{protocol.dataset}-prototypical-{n_way}w{k_shot}s{suffix}",
+                    "method": "prototypical",
+                    "title": f"Prototypical network, {n_way}-way {k_shot}-shot",
+                    "n_way": n_way,
+                    "k_shot": k_shot,
+                    "mean": mean,
+                    "ci95": ci95,
+                    "sd": sd,
+                    "n": len(per_seed),
+                    "over": "seeds",
+                    "seeds": [row["seed"] for row in per_seed],
+                    "per_seed": per_seed,
+                    "statistics": statistics,
+                    "chance": 100 / n_way,
+                }
+            )
+    first = results[0]["provenance"]
+    return {
+        "kind": "reproduction",
+        "name": "prototypical",
+        "dataset": protocol.dataset,
+        "title": TITLE,
+        "command": f"course reproduce prototypical --dataset {protocol.dataset} --seeds {' '.join(map(str, seeds))}",
+        "rows": rows,
+        "config": asdict(protocol),
+        "provenance": {**first, "seconds": sum(result["seconds"] for result in results)},
+    }
+
+
+def run(dataset: str, seeds: list[int], folder: Path, train_steps: int | None = None, jobs: int = 1) -> dict:
+    """All seeds and shots, ``jobs`` at a time in processes of their own; finished parts are read from ``folder``."""
+    if dataset != "omniglot":
+        raise ValueError(f"prototypical networks are recorded on omniglot; got {dataset!r}")
+    protocol = Protocol(dataset) if train_steps is None else Protocol(dataset, train_steps=train_steps)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [(protocol, k_shot, seed, folder) for k_shot in reversed(SHOTS) for seed in seeds]  # the longer ones first
+    if jobs == 1:
+        results = [run_one(*part) for part in parts]
+    else:
+        # CUDA cannot be used again after a fork, so the processes start afresh.
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            results = list(pool.map(run_one, *zip(*parts, strict=True)))
+    return assemble(protocol, results, seeds)
