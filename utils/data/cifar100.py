@@ -78,7 +78,9 @@ def cifar100(split: str, download: bool = False) -> ImageSet:
     check_split("cifar100", split, SPLITS)
     images = _images(download)
     n_train = images.shape[1] * 5 // 6  # 500 of 600
-    return _image_set(images[:, :n_train] if split == "train" else images[:, n_train:], CLASSES, "cifar100", split)
+    part = images[:, :n_train] if split == "train" else images[:, n_train:]
+    # the cached file is mapped read-only: a slice of it must be copied, because what leaves here is the caller's
+    return _image_set(np.array(part), CLASSES, "cifar100", split)
 
 
 def cifar_fs(split: str, download: bool = False) -> ImageSet:
@@ -114,12 +116,12 @@ def fc100_classes(split: str) -> tuple[str, ...]:
 
 def _few_shot(classes: tuple[str, ...], name: str, split: str, download: bool) -> ImageSet:
     images = _images(download)
-    return _image_set(images[[CLASSES.index(each) for each in classes]], classes, name, split)
+    chosen = images[[CLASSES.index(each) for each in classes]]  # a list as index copies
+    return _image_set(np.asarray(chosen), classes, name, split)
 
 
 def _image_set(images: np.ndarray, classes: tuple[str, ...], name: str, split: str) -> ImageSet:
-    own = np.array(images)  # the cached file is mapped read-only: what leaves here is the caller's to change
-    return ImageSet(torch.from_numpy(own), classes, tuple(SUPERCLASS_OF[each] for each in classes), name, split)
+    return ImageSet(torch.from_numpy(images), classes, tuple(SUPERCLASS_OF[each] for each in classes), name, split)
 
 
 def _images(download: bool) -> np.ndarray:

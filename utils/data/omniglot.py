@@ -81,7 +81,8 @@ def omniglot(split: str, size: int = 28, download: bool = False) -> ImageSet:
     background = [name.partition("/")[2] for name in names if name.startswith("background/")]
     evaluation = [name.partition("/")[2] for name in names if name.startswith("evaluation/")]
     chosen = split_names(split, background, evaluation)
-    taken = np.array(images[[index[name] for name in chosen]])  # a copy: the cached file is mapped read-only
+    # a list as index copies, and must: the cached file is mapped read-only
+    taken = np.asarray(images[[index[name] for name in chosen]])
     if size == SIZE:
         taken = _unpack(taken)
     return ImageSet(
