@@ -183,7 +183,7 @@ def run(dataset: str, seeds: list[int], folder: Path, train_steps: int | None = 
         raise ValueError(f"prototypical networks are recorded on omniglot; got {dataset!r}")
     protocol = Protocol(dataset) if train_steps is None else Protocol(dataset, train_steps=(train_steps, train_steps))
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [(protocol, k_shot, seed, folder) for k_shot in reversed(SHOTS) for seed in seeds]  # the longer ones first
+    parts = [(protocol, k_shot, seed, folder) for seed in seeds for k_shot in reversed(SHOTS)]  # the longer one first
     if jobs == 1:
         results = [run_one(*part) for part in parts]
     else:
