@@ -195,7 +195,8 @@ def _fetch(name: str, folder: Path) -> Arrays:
 
 
 def _read_npz(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as file:
+    # opened here, because numpy leaves a damaged file open, which on Windows then cannot be deleted
+    with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 
