@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from utils.claims.claim import CHECK_MIME, GLUE_PREFIX, Claim, summarise
+from utils.claims.recorded import table_bundle
 from utils.claims.statistics import Agreement, agreement
 from utils.records import read_record
 
@@ -134,6 +135,10 @@ class Chapter:
             id, title, summarise(first - second, 100.0), kind="difference", unit="%", over=over, chance=at_least,
             statistics=statistics, dataset=dataset, device=str(device), resolution=resolution,
         )  # fmt: skip
+
+    def recorded(self, methods: Sequence[tuple[str, str]]) -> None:
+        """Show recorded benchmark-scale numbers of (name, id prefix) beside the lecture's and the paper's."""
+        _display(table_bundle(methods))
 
     def agreements(self) -> dict[str, Agreement]:
         """Each claim of this run against the book's; a claim that only one of the two has does not agree."""

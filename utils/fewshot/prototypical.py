@@ -44,15 +44,19 @@ class Prototypical:
     """A prototypical network around an embedding ``network``.
 
     ``statistics`` says whose batch-norm statistics are used: ``"batch"`` (support and query together, each episode by
-    itself; the usual choice while training), ``"support"``, or ``"running"``.
+    itself; the usual choice while training), ``"support"``, or ``"running"``. ``temperature`` divides the class scores;
+    1, as in the paper, takes the squared distances as they are.
 
     ``params`` of the methods is a dictionary as of ``network.named_parameters()``; ``None`` means the network's own.
     """
 
     network: nn.Module
     statistics: str = "batch"
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive; got {self.temperature}")
         if self.statistics not in STATISTICS:
             raise ValueError(f"statistics must be one of {STATISTICS}; got {self.statistics!r}")
 
@@ -80,7 +84,7 @@ class Prototypical:
     def logits(self, params: Mapping[str, Tensor] | None, episode: Episode) -> Tensor:
         """Class scores of the queries, ``[B, n_way * n_query, n_way]``."""
         support, query = self.embed(params, episode.support_x, episode.query_x)
-        return prototypical_logits(class_means(support, episode.support_y, episode.n_way), query)
+        return prototypical_logits(class_means(support, episode.support_y, episode.n_way), query) / self.temperature
 
     def loss(self, params: Mapping[str, Tensor] | None, episode: Episode) -> Tensor:
         """Mean of ``-log p(y | x)`` over all queries of all tasks, a scalar."""

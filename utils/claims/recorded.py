@@ -1,0 +1,65 @@
+"""Numbers that a page did not compute: recorded benchmark-scale runs beside what lectures and papers print."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.records import results_dir
+
+TASKS = ((5, 1), (5, 5), (20, 1), (20, 5))
+
+
+def recorded_runs(folder: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Every row of every recorded run by its id, with the record it belongs to under ``record``."""
+    rows = {}
+    for path in sorted((folder or results_dir()).glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict) and record.get("kind") == "reproduction":
+            rows |= {row["id"]: {**row, "record": record} for row in record["rows"]}
+    return rows
+
+
+def printed_numbers(folder: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Every number that a lecture or a paper prints, by id."""
+    path = (folder or results_dir()) / "published.json"
+    return {row["id"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
+
+
+def table_bundle(methods: Sequence[tuple[str, str]], folder: Path | None = None) -> dict[str, str]:
+    """The few-shot table: for each (name, id prefix) a row of printed numbers and a row of our recorded ones.
+
+    What is not printed or not recorded stays empty. Below stands where the recorded numbers come from.
+    """
+    ours, printed = recorded_runs(folder), printed_numbers(folder)
+    rows, records = [], {}
+    for name, prefix in methods:
+        ids = [f"{prefix}-{n_way}w{k_shot}s" for n_way, k_shot in TASKS]
+        sources = sorted({printed[id]["source"] for id in ids if id in printed})
+        for source in sources:
+            cells = [printed[id]["printed"] if printed.get(id, {}).get("source") == source else "–" for id in ids]
+            rows.append([name, f"printed in the {source}", *cells])
+        mine = [ours[id] for id in ids if id in ours]
+        if mine:
+            cells = [f"{ours[id]['mean']:.1f} ± {ours[id]['ci95']:.1f}" if id in ours else "–" for id in ids]
+            rows.append([name, f"ours, recorded ({mine[0]['n']} {mine[0]['over']})", *cells])
+            records[mine[0]["record"]["command"]] = mine[0]["record"]["provenance"]
+    head = ["accuracy (%)", "", *(f"{n_way}-way {k_shot}-shot" for n_way, k_shot in TASKS)]
+    notes = [
+        f"Recorded with: {command} ({made['date'][:10]}, {made['device']}, torch {made['torch'].split('+')[0]})."
+        for command, made in records.items()
+    ]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
+    cells = lambda row, tag: "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)  # noqa: E731
+    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+    return {
+        "text/plain": "\n".join([*lines, "", *notes]),
+        "text/html": (
+            f'<div class="course-recorded"><table><thead><tr>{cells(head, "th")}</tr></thead><tbody>{body}</tbody>'
+            f"</table>{''.join(f'<p><small>{html.escape(note)}</small></p>' for note in notes)}</div>"
+        ),
+    }
