@@ -22,6 +22,9 @@ class EpisodeNorm2d(nn.BatchNorm2d):
     - ``"running"``: the averages kept while training.
 
     Without a choice it does what ``nn.BatchNorm2d`` does: ``"batch"`` in training mode, else ``"running"``.
+
+    Under ``torch.vmap`` PyTorch's second derivative of ``"batch"`` is wrong, silently (functorch issue 534): loop over
+    the tasks there. ``"support"`` with all images as support is right everywhere, and slower.
     """
 
     def forward(self, x: Tensor, statistics: str | None = None, n_support: int | None = None) -> Tensor:

@@ -68,6 +68,7 @@ def execute(path: Path, seed: int = 0) -> tuple[dict[str, Any], dict[str, float]
         timeout=1200,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(path.parent)}},
     )
     start = time.perf_counter()

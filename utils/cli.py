@@ -129,7 +129,10 @@ def main(words: list[str] | None = None) -> int:
     start = time.perf_counter()
     try:
         args.call(args)
-    except (ValueError, TypeError, FileNotFoundError, DataError) as error:
+    except ModuleNotFoundError as error:
+        print(f"course: this command needs {error.name}: pip install {error.name}", file=sys.stderr)
+        return 1
+    except (ValueError, TypeError, OSError, FloatingPointError, DataError) as error:
         print(f"course: {error}", file=sys.stderr)
         return 1
     print(f"done in {time.perf_counter() - start:.0f} s")

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from utils.data.episodes import Episode, EpisodeSampler
 from utils.data.images import ImageSet
+
+with warnings.catch_warnings():  # tqdm warns where a notebook has no widgets, and then falls back to text all the same
+    warnings.simplefilter("ignore")
+    from tqdm.auto import tqdm
 
 
 def best_device() -> torch.device:
     """CUDA where there is one, else the CPU (``COURSE_DEVICE`` overrides)."""
     chosen = os.environ.get("COURSE_DEVICE")
     if chosen:
-        return torch.device(chosen)
+        try:
+            return torch.device(chosen)
+        except RuntimeError as error:
+            raise ValueError(f'COURSE_DEVICE must name a device such as "cpu" or "cuda"; got {chosen!r}') from error
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -52,12 +61,21 @@ class Checkpoint:
             Path(name).unlink(missing_ok=True)
             raise
 
-    def load(self, device: torch.device) -> dict | None:
-        """The stored state, ``None`` if there is none; ``ValueError`` if it belongs to another run."""
+    def load(self) -> dict | None:
+        """The stored state, on the CPU; ``None`` if there is none.
+
+        ``ValueError`` if it belongs to another run or is damaged.
+        """
         path = Path(self.path)
         if not path.exists():
             return None
-        state = torch.load(path, map_location=device, weights_only=True)
+        try:
+            # To the CPU: optimizers keep their step counts there, and would wait for a GPU at each of them.
+            state = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
+        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{path} is damaged or no checkpoint: delete it to start afresh") from error
+        if not isinstance(state, dict) or "fingerprint" not in state:
+            raise ValueError(f"{path} is no checkpoint of this course: delete it to start afresh")
         if state["fingerprint"] != dict(self.fingerprint):
             differing = sorted(
                 key
@@ -89,7 +107,12 @@ def fit(
     device = next(network.parameters()).device
     losses = torch.zeros(steps, device=device)  # read once at the end: a float() a step would stop a GPU each time
     first = 0
-    if checkpoint is not None and (state := checkpoint.load(device)) is not None:
+    if checkpoint is not None and (state := checkpoint.load()) is not None:
+        if state["step"] > steps:
+            raise ValueError(
+                f"{checkpoint.path} holds {state['step']} steps, more than the {steps} asked for: "
+                "delete it to start afresh, or ask for as many"
+            )
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         if scheduler is not None:
@@ -168,6 +191,11 @@ def episode_accuracies(
             predicted = predict(episode)
             if predicted.ndim == 3:
                 predicted = predicted.argmax(-1)
+            if predicted.shape != episode.query_y.shape:
+                raise ValueError(
+                    "predict must return scores [B, Q, n_way] or labels [B, Q] with "
+                    f"[B, Q] = {list(episode.query_y.shape)}; its labels are {list(predicted.shape)}"
+                )
             accuracies.append((predicted == episode.query_y).double().mean(-1))
             bar.update(sampler.batch_size)
     return torch.cat(accuracies).cpu()

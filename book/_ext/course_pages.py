@@ -153,7 +153,7 @@ def digits(interval: float) -> int:
 
 def with_interval(mean: float, ci95: float, sign: str = "") -> str:
     """Format "91.2 ± 0.4"."""
-    return f"{mean:{sign}.{digits(ci95)}f} ± {ci95:.{digits(ci95)}f}"
+    return f"{mean:{sign}.{digits(ci95)}f} ± {ci95:.{digits(ci95)}f}".replace("-", "−")
 
 
 def claim_cells(claim: dict, link: nodes.Node | None = None) -> list[Cell]:

@@ -49,7 +49,7 @@ def measure(images: ImageSet, repeats: int = 21) -> list[dict]:
             for _ in range(batch):
                 tasks.sample()
 
-        mine, theirs, ratio = paired(ours, other, repeats)
+        mine, theirs, ratio = paired(ours, other, repeats, images.device)
         case = f"{n_way}-way {k_shot}-shot, {n_query} queries a class, {batch} tasks"
         scale = 1e6 / batch
         shared = {"function": "episode sampler", "case": case, "unit": "us/episode", "repeats": repeats}

@@ -65,7 +65,8 @@ class Claim:
         digits = 1 if self.ci95 >= 0.095 else 2
         unit = " points" if (self.kind, self.unit) == ("difference", "%") else f" {self.unit}".rstrip()
         sign = "+" if self.kind == "difference" else ""
-        return f"{self.mean:{sign}.{digits}f} ± {self.ci95:.{digits}f}{unit}"
+        mean = f"{self.mean:{sign}.{digits}f}".replace("-", "−")
+        return f"{mean} ± {self.ci95:.{digits}f}{unit}"
 
     def conditions(self) -> str:
         parts = [f"95 % interval over {self.n} {self.over}", self.dataset]

@@ -30,7 +30,10 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     a, b = a - origin, b - origin
     products = a @ b.mT
     squares = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :]
-    return (squares - 2 * products).clamp_min(0)
+    squared = squares - 2 * products
+    # Rounding can leave a distance of coinciding points below zero. A plain clamp would set it to zero, but its
+    # derivatives too, of which the second is not zero.
+    return squared + (-squared.detach()).clamp_min(0)
 
 
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def train(protocol: Protocol, images: ImageSet, k_shot: int, seed: int, folder: 
         loss_at,
         steps,
         optimizer,
-        torch.optim.lr_scheduler.StepLR(optimizer, steps // protocol.halvings, 0.5),
+        torch.optim.lr_scheduler.StepLR(optimizer, max(1, steps // protocol.halvings), 0.5),
         Checkpoint(
             folder / f"network_{k_shot}shot_seed{seed}.pt",
             {**asdict(protocol), "k_shot": k_shot, "seed": seed},
@@ -165,12 +165,15 @@ def assemble(protocol: Protocol, results: list[dict], seeds: list[int]) -> dict:
                 }
             )
     first = results[0]["provenance"]
+    command = f"course reproduce prototypical --dataset {protocol.dataset} --seeds {' '.join(map(str, seeds))}"
+    if protocol.train_steps != Protocol.train_steps:
+        command += f" --steps {protocol.train_steps[0]}"
     return {
         "kind": "reproduction",
         "name": "prototypical",
         "dataset": protocol.dataset,
         "title": TITLE,
-        "command": f"course reproduce prototypical --dataset {protocol.dataset} --seeds {' '.join(map(str, seeds))}",
+        "command": command,
         "rows": rows,
         "config": asdict(protocol),
         "provenance": {**first, "seconds": sum(result["seconds"] for result in results)},
@@ -181,6 +184,10 @@ def run(dataset: str, seeds: list[int], folder: Path, train_steps: int | None = 
     """All seeds and shots, ``jobs`` at a time in processes of their own; finished parts are read from ``folder``."""
     if dataset != "omniglot":
         raise ValueError(f"prototypical networks are recorded on omniglot; got {dataset!r}")
+    if len(set(seeds)) < max(2, len(seeds)):
+        raise ValueError(f"the interval over seeds needs at least two, all different; got {seeds}")
+    if train_steps is not None and train_steps < 1:
+        raise ValueError(f"a network is trained for at least 1 step; got {train_steps}")
     protocol = Protocol(dataset) if train_steps is None else Protocol(dataset, train_steps=(train_steps, train_steps))
     folder.mkdir(parents=True, exist_ok=True)
     parts = [(protocol, k_shot, seed, folder) for seed in seeds for k_shot in reversed(SHOTS)]  # the longer one first
