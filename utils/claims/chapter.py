@@ -33,7 +33,7 @@ def _display(bundle: dict[str, Any], metadata: dict[str, Any] | None = None) -> 
 def _samples(values: Any) -> np.ndarray:
     """Samples as float64, from a list, an array or a tensor on any device."""
     if hasattr(values, "detach"):
-        values = values.detach().cpu()
+        values = values.detach().cpu().double()  # numpy has no bfloat16
     return np.asarray(values, dtype=np.float64)
 
 
@@ -126,13 +126,19 @@ class Chapter:
 
         Paired, because two methods find the same episodes hard: their difference is far more certain than the
         difference of two separate accuracies. ``at_least`` (points) is what the interval must lie above; ``None`` for
-        a difference that is reported without a direction.
+        a difference that is reported without a direction. Raises ``ValueError`` for samples that are not pairs of
+        fractions, too few of them, or an id used twice.
         """
         first, second = _samples(better), _samples(worse)
         if first.shape != second.shape:
             raise ValueError(f"a paired comparison needs as many samples of each; got {first.shape}, {second.shape}")
+        difference = first - second
+        if difference.size and not np.abs(difference).max() <= 1:
+            raise ValueError(
+                f"differences of fractions lie in [-1, 1]; got {difference.min():g} to {difference.max():g}"
+            )
         return self._make(
-            id, title, summarise(first - second, 100.0), kind="difference", unit="%", over=over, chance=at_least,
+            id, title, summarise(difference, 100.0), kind="difference", unit="%", over=over, chance=at_least,
             statistics=statistics, dataset=dataset, device=str(device), resolution=resolution,
         )  # fmt: skip
 

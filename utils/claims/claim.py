@@ -60,13 +60,16 @@ class Claim:
         if self.resolution <= 0:
             raise ValueError(f"resolution must be positive; got {self.resolution}")
 
-    def value(self) -> str:
-        """``91.2 ± 0.4 %``; a difference with its sign and in points; digits that the interval supports."""
+    def _format(self, with_interval: bool) -> str:
         digits = 1 if self.ci95 >= 0.095 else 2
         unit = " points" if (self.kind, self.unit) == ("difference", "%") else f" {self.unit}".rstrip()
         sign = "+" if self.kind == "difference" else ""
         mean = f"{self.mean:{sign}.{digits}f}".replace("-", "−")
-        return f"{mean} ± {self.ci95:.{digits}f}{unit}"
+        return f"{mean} ± {self.ci95:.{digits}f}{unit}" if with_interval else f"{mean}{unit}"
+
+    def value(self) -> str:
+        """``91.2 ± 0.4 %``; a difference with its sign and in points; digits that the interval supports."""
+        return self._format(with_interval=True)
 
     def conditions(self) -> str:
         parts = [f"95 % interval over {self.n} {self.over}", self.dataset]
@@ -89,7 +92,7 @@ class Claim:
 
     def glue(self) -> dict[str, str]:
         """Texts for prose by key: the value with its interval under the id, the mean alone under ``<id>-mean``."""
-        return {self.id: self.value(), f"{self.id}-mean": self.value().split(" ±")[0]}
+        return {self.id: self.value(), f"{self.id}-mean": self._format(with_interval=False)}
 
 
 def summarise(samples: Sequence[float] | np.ndarray, factor: float = 1.0) -> dict[str, float | int]:

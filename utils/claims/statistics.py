@@ -81,7 +81,7 @@ def agreement(stored: Mapping[str, Any], new: Mapping[str, Any]) -> Agreement:
     z = difference / error if error > 0 else (0.0 if difference == 0 else math.copysign(math.inf, difference))
     if not abs(z) <= Z_AGREE:  # also when z is NaN
         reasons.append(f"{new['mean']:.2f} is {abs(z):.1f} standard errors from the stored {stored['mean']:.2f}")
-    if (Z_AGREE + Z_POWER) * error > stored["resolution"]:
+    if not (Z_AGREE + Z_POWER) * error <= stored["resolution"]:  # also when the error is NaN
         reasons.append(
             f"too imprecise to notice a difference of {stored['resolution']:g}: needs a standard error of at most "
             f"{stored['resolution'] / (Z_AGREE + Z_POWER):.2f}, has {error:.2f}"
