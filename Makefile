@@ -53,7 +53,7 @@ book-tests: book
 		-n $(WORKERS) -rs --durations=3
 
 chapter-tests: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p tests.nbval_claims --nbval --nbval-current-env chapters \
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p nbval_claims --nbval --nbval-current-env --sockets-blocked chapters \
 		-n $(WORKERS) --dist loadscope --durations=5
 
 chapters: $(INSTALLED)

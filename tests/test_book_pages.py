@@ -11,6 +11,7 @@ import time
 
 import pytest
 from book_fixtures import ROOT, build, built_book, config, source_of, toc_pages
+from notebook_checks import typed_decimals
 
 import utils
 
@@ -101,10 +102,6 @@ DECIMALS = {
     "1.645": "the 95 % point of the standard normal distribution, by which the resolution rule is defined",
     "3.11": "the oldest version of Python that works",
 }
-
-
-def typed_decimals(text: str) -> list[str]:
-    return re.findall(r"(?<![\w.])\d+\.\d+(?![\w.]*\d)", text)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "book").glob("*.md")), ids=lambda path: path.stem)

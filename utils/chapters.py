@@ -120,7 +120,10 @@ def write_chapter(path: Path, spread: bool = False) -> dict[str, Any]:
     if spread:
         record["spread"] = measure_spread(path)
         write_record(name, record)  # the chapter reads it: every claim then carries its own spread
-    notebook, cost = execute(path)
+    # In a process of its own, because the system remembers the largest of all children: with the other seeds or another
+    # chapter before, the peak would be theirs.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        notebook, cost = pool.submit(execute, path).result()
     record["claims"] = claims_of(notebook)
     record["spread"] = {id: value for id, value in record["spread"].items() if id in record["claims"]}
     record["cost"] = {"seconds": round(cost["seconds"], 1), "peak_bytes": int(cost["peak_bytes"])}

@@ -1,4 +1,4 @@
-"""``course`` on the command line: run, reproduce, bench, doctor."""
+"""``course`` on the command line: run, reproduce, bench, data, doctor."""
 
 from __future__ import annotations
 

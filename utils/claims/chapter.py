@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.claims.claim import CHECK_MIME, GLUE_PREFIX, Claim, summarise
+from utils.claims.claim import CHECK_MIME, GLUE_PREFIX, RESOLUTION, Claim, summarise
 from utils.claims.recorded import table_bundle
 from utils.claims.statistics import Agreement, agreement
 from utils.records import read_record
@@ -92,7 +92,7 @@ class Chapter:
         statistics: str | None = None,
         over: str = "episodes",
         device: str = "cpu",
-        resolution: float = 5.0,
+        resolution: float = RESOLUTION,
     ) -> Claim:
         """Claim the mean of ``accuracies`` (fractions in [0, 1], one a sample), shown in per cent.
 
@@ -119,7 +119,7 @@ class Chapter:
         statistics: str | None = None,
         over: str = "episodes",
         device: str = "cpu",
-        resolution: float = 5.0,
+        resolution: float = RESOLUTION,
         at_least: float | None = 0.0,
     ) -> Claim:
         """Claim that ``better`` beats ``worse`` on the same samples, by the mean of the paired differences (points).

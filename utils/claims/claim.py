@@ -17,6 +17,9 @@ CLAIM_MIME = "application/vnd.course.claim+json"
 CHECK_MIME = "application/vnd.course.check+json"
 GLUE_PREFIX = "application/papermill.record/"
 
+RESOLUTION = 5.0
+"""Points that a rerun must be able to notice, unless a claim says otherwise."""
+
 KINDS = ("accuracy", "difference", "value")
 
 
@@ -77,6 +80,8 @@ class Claim:
             parts.append(f"{self.statistics} statistics")
         if self.spread:
             parts.append(f"seed-to-seed sd {self.spread['sd']:.1f}")
+        if self.resolution != RESOLUTION:
+            parts.append(f"resolution {self.resolution:g}")
         return ", ".join(parts)
 
     def bundle(self) -> dict[str, Any]:
@@ -91,8 +96,13 @@ class Claim:
         }
 
     def glue(self) -> dict[str, str]:
-        """Texts for prose by key: the value with its interval under the id, the mean alone under ``<id>-mean``."""
-        return {self.id: self.value(), f"{self.id}-mean": self._format(with_interval=False)}
+        """Texts for prose by key: the value with its interval under the id, the mean alone under ``<id>-mean``, the
+        seed-to-seed spread under ``<id>-spread``."""
+        texts = {self.id: self.value(), f"{self.id}-mean": self._format(with_interval=False)}
+        if self.spread:
+            unit = "points" if self.unit == "%" else self.unit
+            texts[f"{self.id}-spread"] = f"{self.spread['sd']:.1f} {unit}".rstrip()
+        return texts
 
 
 def summarise(samples: Sequence[float] | np.ndarray, factor: float = 1.0) -> dict[str, float | int]:

@@ -1,0 +1,327 @@
+"""Networks: the three kinds of batch-norm statistics, sizes, and plain ``nn.Sequential`` twins."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from utils.backbones import MLP, STATISTICS, Conv4, EpisodeNorm2d
+
+
+def images(n: int, channels: int = 1, size: int = 28, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, channels, size, size, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def worn(norm: nn.BatchNorm2d, seed: int = 0) -> nn.BatchNorm2d:
+    """With weights and running statistics as after some training, so that none of them can be left out unnoticed."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor, centre in ((norm.weight, 1), (norm.bias, 0.5), (norm.running_mean, 0.2), (norm.running_var, 1)):
+            tensor.copy_(centre + 0.3 * torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
+    return norm
+
+
+def pair(channels: int = 3) -> tuple[EpisodeNorm2d, nn.BatchNorm2d]:
+    """Ours and PyTorch's with the same numbers in them."""
+    ours, theirs = EpisodeNorm2d(channels).double(), nn.BatchNorm2d(channels).double()
+    theirs.load_state_dict(worn(ours).state_dict())
+    return ours, theirs
+
+
+def buffers(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.named_buffers()}
+
+
+def changed(module: nn.Module, before: dict[str, Tensor]) -> bool:
+    return any(not torch.equal(value, before[name]) for name, value in module.named_buffers())
+
+
+# ------------------------------------------------------------------------------------------------------------- norm
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_without_a_choice_the_norm_is_that_of_pytorch(training):
+    ours, theirs = (norm.train(training) for norm in pair())
+    for seed in range(3):
+        x = images(6, 3, 4, seed)
+        assert torch.equal(ours(x), theirs(x))
+    assert all(torch.equal(value, buffers(theirs)[name]) for name, value in ours.named_buffers())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_running_is_pytorch_in_evaluation_mode(training):
+    ours, theirs = pair()
+    before = buffers(ours)
+    x = images(6, 3, 4)
+    assert torch.equal(ours.train(training)(x, "running"), theirs.eval()(x))
+    assert not changed(ours, before)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_is_pytorch_in_training_mode_and_averages_only_there(training):
+    ours, theirs = pair()
+    before = buffers(ours)
+    x = images(6, 3, 4)
+    assert torch.equal(ours.train(training)(x, "batch", n_support=2), theirs.train()(x))
+    assert changed(ours, before) == training
+    if training:
+        assert all(torch.equal(value, buffers(theirs)[name]) for name, value in ours.named_buffers())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("n_support", [1, 4, 6])
+def test_support_is_the_formula(n_support, training):
+    norm, _ = pair()
+    before = buffers(norm)
+    x = images(6, 3, 4)
+    result = norm.train(training)(x, "support", n_support)
+    for c in range(3):
+        values = x[:n_support, c].flatten()
+        mean = values.sum() / len(values)
+        var = ((values - mean) ** 2).sum() / len(values)
+        expected = (x[:, c] - mean) / (var + norm.eps).sqrt() * norm.weight[c] + norm.bias[c]
+        torch.testing.assert_close(result[:, c], expected)
+    assert not changed(norm, before)
+
+
+def test_support_of_all_images_is_batch():
+    norm, _ = pair()
+    x = images(6, 3, 4)
+    torch.testing.assert_close(norm.eval()(x, "support", 6), norm(x, "batch"))
+
+
+@pytest.mark.parametrize("statistics", [*STATISTICS, None])
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_of_the_norm_are_finite_differences(statistics, training):
+    """Those through the mean and the variance of the support too, in first and second order."""
+    norm = pair(2)[0].train(training)
+    x = images(5, 2, 2).requires_grad_()
+
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        options = {"statistics": statistics, "n_support": 3}
+        return functional_call(norm, {"weight": weight, "bias": bias, **fixed}, (x,), options)
+
+    fixed = {name: value.clone() for name, value in norm.named_buffers()}
+    inputs = (x, norm.weight.detach().clone().requires_grad_(), norm.bias.detach().clone().requires_grad_())
+    assert torch.autograd.gradcheck(forward, inputs)
+    assert torch.autograd.gradgradcheck(forward, inputs)
+
+
+def test_queries_feel_the_support_and_not_each_other():
+    norm = pair()[0].eval()
+    x = images(6, 3, 4)
+    moved = x.clone()
+    moved[5] += 1
+    assert torch.equal(norm(moved, "support", 4)[:5], norm(x, "support", 4)[:5])
+    assert not torch.allclose(norm(moved, "batch")[:5], norm(x, "batch")[:5])
+    moved = x.clone()
+    moved[0] += 1
+    assert not torch.allclose(norm(moved, "support", 4)[5], norm(x, "support", 4)[5])
+
+
+@pytest.mark.parametrize("n_support", [None, 0, -1, 7])
+def test_support_statistics_need_a_support(n_support):
+    with pytest.raises(ValueError, match=f"needs n_support between 1 and 6, the images of the batch; got {n_support}"):
+        pair()[0](images(6, 3, 4), "support", n_support)
+
+
+@pytest.mark.parametrize("statistics", ["query", "Batch", "", True])
+def test_other_statistics_do_not_exist(statistics):
+    with pytest.raises(ValueError, match=r"statistics must be one of \('batch', 'support', 'running'\); got"):
+        pair()[0](images(6, 3, 4), statistics, 2)
+
+
+# ------------------------------------------------------------------------------------------------------------ Conv4
+
+
+@pytest.mark.parametrize(
+    ("size", "downsample", "width", "out_features"),
+    [
+        (28, "pool", 8, 8),
+        (84, "pool", 8, 200),
+        (32, "pool", 4, 16),
+        (16, "pool", 4, 4),
+        (28, "stride", 8, 8),
+        (84, "stride", 8, 8),
+        (16, "stride", 4, 4),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sizes_of_the_embedding(size, downsample, width, out_features, channels):
+    network = Conv4(channels, width, size, downsample).eval()
+    assert network.out_features == out_features
+    assert network(images(2, channels, size, dtype=torch.float32)).shape == (2, out_features)
+
+
+def test_the_standard_networks_of_the_papers():
+    """Snell et al.: 64 numbers from 28 x 28, 1,600 from 84 x 84. Convolutions have no bias, norms have two numbers."""
+    assert Conv4().out_features == 64 and Conv4(3, size=84).out_features == 1600
+    assert sum(p.numel() for p in Conv4().parameters()) == 9 * 64 + 3 * 9 * 64**2 + 4 * 2 * 64
+
+
+def twin(network: Conv4) -> nn.Sequential:
+    """The network as papers describe it, in the order convolution, norm, ReLU, pool, with the same weights."""
+    layers: list[nn.Module] = []
+    stride = 2 if network.downsample == "stride" else 1
+    for conv, norm in zip(network.convs, network.norms, strict=True):
+        plain_conv = nn.Conv2d(conv.in_channels, conv.out_channels, 3, stride=stride, padding=1, bias=False).double()
+        plain_norm = nn.BatchNorm2d(conv.out_channels).double()
+        plain_conv.load_state_dict(conv.state_dict())
+        plain_norm.load_state_dict(norm.state_dict())
+        layers += [plain_conv, plain_norm, nn.ReLU()] + ([nn.MaxPool2d(2)] if stride == 1 else [])
+    layers += [nn.AdaptiveAvgPool2d(1)] if stride == 2 else []
+    return nn.Sequential(*layers, nn.Flatten())
+
+
+def seasoned(*arguments, **options) -> Conv4:
+    torch.manual_seed(0)
+    network = Conv4(*arguments, **options).double()
+    for seed, norm in enumerate(network.norms):
+        worn(norm, seed)
+    return network
+
+
+@pytest.mark.parametrize("downsample", ["pool", "stride"])
+@pytest.mark.parametrize("size", [28, 36])
+@pytest.mark.parametrize("training", [True, False])
+def test_conv4_is_the_network_of_the_papers(downsample, size, training):
+    network = seasoned(3, 6, size, downsample).train(training)
+    plain = twin(network).train(training)
+    x = images(5, 3, size)
+    torch.testing.assert_close(network(x), plain(x))
+    weights = torch.randn(network.out_features, dtype=torch.float64)
+    (network(x) @ weights).sum().backward()
+    (plain(x) @ weights).sum().backward()
+    for conv, other in zip(network.convs, [m for m in plain if isinstance(m, nn.Conv2d)], strict=True):
+        torch.testing.assert_close(conv.weight.grad, other.weight.grad)
+    for norm, other in zip(network.norms, [m for m in plain if isinstance(m, nn.BatchNorm2d)], strict=True):
+        torch.testing.assert_close(norm.weight.grad, other.weight.grad)
+        torch.testing.assert_close(norm.running_var, other.running_var)
+
+
+@pytest.mark.parametrize("statistics", [*STATISTICS, None])
+def test_the_memory_layout_does_not_change_the_numbers(statistics):
+    network = seasoned(3, 6).eval()
+    assert network.convs[1].weight.is_contiguous(memory_format=torch.channels_last)
+    contiguous = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
+    x = images(5, 3)
+    expected = network(x, statistics, 3)
+    torch.testing.assert_close(contiguous(x, statistics, 3), expected)
+    torch.testing.assert_close(network(x.contiguous(memory_format=torch.channels_last), statistics, 3), expected)
+
+
+def test_all_four_norms_use_the_declared_statistics():
+    network = seasoned(1, 4).eval()
+    x = images(6)
+    for position in range(4):
+        for statistics, alone in (("batch", "running"), ("support", "running"), ("running", "batch")):
+            other = copy.deepcopy(network)
+            norm = other.norms[position]
+            norm.forward = lambda x, s, n, norm=norm, alone=alone: EpisodeNorm2d.forward(norm, x, alone, n)
+            assert not torch.allclose(other(x, statistics, 3), network(x, statistics, 3))
+
+
+def test_the_second_order_gradient_is_a_finite_difference():
+    """As MAML takes it: through a gradient step and the statistics."""
+    network = seasoned(1, 3, 16).eval()
+    params = {name: value.detach() for name, value in network.named_parameters()}
+    x, target = images(6, 1, 16), torch.randn(6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    direction = {name: torch.randn_like(value) for name, value in params.items()}
+
+    for statistics in STATISTICS:
+        options = {"statistics": statistics, "n_support": 4}
+
+        def loss(params, options=options):
+            return (functional_call(network, params, (x,), options) - target).square().mean()
+
+        def meta(params, loss=loss):
+            slope = grad(loss)(params)
+            return loss({name: value - 0.4 * slope[name] for name, value in params.items()})
+
+        def along(step, meta=meta):
+            return meta({name: value + step * direction[name] for name, value in params.items()})
+
+        slope = sum((value * direction[name]).sum() for name, value in grad(meta)(params).items())
+        finite = (along(1e-7) - along(-1e-7)) / 2e-7
+        torch.testing.assert_close(slope, finite, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "statistics",
+    [
+        pytest.param("batch", marks=pytest.mark.xfail(strict=True, reason="PyTorch's batch_norm, functorch issue 534")),
+        "support",
+        "running",
+    ],
+)
+def test_the_second_order_gradient_under_vmap_is_that_of_a_loop(statistics):
+    torch.manual_seed(0)
+    network = MLP(8, (6, 5), normalise=True, activate_last=False).double().eval()
+    params = {name: value + 0.1 * torch.randn_like(value) for name, value in network.named_parameters()}
+    params = {name: value.detach() for name, value in params.items()}
+    xs, targets = images(12, 1, 8).reshape(2, 6, -1)[..., :8], torch.randn(2, 6, 5, dtype=torch.float64)
+
+    def loss(params, x, target):
+        options = {"statistics": statistics, "n_support": 4}
+        return (functional_call(network, params, (x,), options) - target).square().mean()
+
+    def task(params, x, target):
+        slope = grad(loss)(params, x, target)
+        return loss({name: value - 0.4 * slope[name] for name, value in params.items()}, x, target)
+
+    together = grad(lambda params: vmap(task, (None, 0, 0))(params, xs, targets).sum())(params)
+    one_by_one = grad(lambda params: task(params, xs[0], targets[0]) + task(params, xs[1], targets[1]))(params)
+    for name, value in one_by_one.items():
+        torch.testing.assert_close(together[name], value)
+
+
+def test_what_conv4_refuses():
+    with pytest.raises(ValueError, match='downsample must be "pool" or "stride"; got \'max\''):
+        Conv4(downsample="max")
+    with pytest.raises(ValueError, match="at least 16 x 16; got 15 x 15"):
+        Conv4(size=15)
+
+
+# -------------------------------------------------------------------------------------------------------------- MLP
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("activate_last", [True, False])
+def test_mlp_is_a_sequence_of_layers(normalise, activate_last):
+    torch.manual_seed(0)
+    network = MLP(12, (7, 5), normalise, activate_last).double().train()
+    layers: list[nn.Module] = [nn.Flatten()]
+    for i, linear in enumerate(network.linears):
+        layers += [linear] + ([nn.BatchNorm1d(linear.out_features).double()] if normalise else [])
+        layers += [nn.ReLU()] if activate_last or i == 0 else []
+    x = images(6, 3, 2)
+    assert network.out_features == 5
+    torch.testing.assert_close(network(x), nn.Sequential(*layers)(x))
+
+
+def test_mlp_with_the_statistics_of_the_support():
+    torch.manual_seed(0)
+    network = MLP(12, (7,), normalise=True, activate_last=False).double()
+    x = images(6, 3, 2)
+    hidden = network.linears[0](x.flatten(1))
+    expected = (hidden - hidden[:4].mean(0)) / (hidden[:4].var(0, correction=0) + 1e-5).sqrt()
+    torch.testing.assert_close(network(x, "support", 4), expected)
+
+
+def test_mlp_needs_a_layer():
+    assert [linear.out_features for linear in MLP(784).linears] == [256, 128, 64, 64]
+    with pytest.raises(ValueError, match="at least one layer width"):
+        MLP(784, ())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("statistics", [*STATISTICS, None])
+def test_a_gpu_computes_the_same(statistics):
+    network = seasoned(3, 6).eval()
+    expected = network(images(5, 3), statistics, 3)
+    torch.testing.assert_close(network.cuda()(images(5, 3).cuda(), statistics, 3).cpu(), expected)
