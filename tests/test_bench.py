@@ -133,6 +133,7 @@ def test_the_resident_size_is_that_of_the_tensor(measured):
 
 def test_the_book_can_read_what_is_recorded(measured, course_pages, monkeypatch, tmp_path):
     pages = course_pages
+    monkeypatch.setattr("utils.data.load", lambda name, split: made())
     monkeypatch.setattr(sampler_bench, "measure", lambda images: measured[0])
     path, rows = bench.run("sampler", tmp_path)
     assert path == tmp_path / "bench" / "sampler.json" and rows == measured[0]

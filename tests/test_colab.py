@@ -90,7 +90,7 @@ def test_a_chapter_runs_alone_in_an_empty_folder(chapter, bare_python, clone, tm
     executed = json.loads((tmp_path / chapter.name).read_text(encoding="utf-8"))
     assert executed["cells"][last]["outputs"], "the last cell printed nothing"
 
-    # Run again, the first cell finds the package and leaves everything alone: a source that is not there does not matter.
+    # Run again, the first cell finds the package and leaves everything alone: a missing source does not matter.
     first = next("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code")
     again = run(bare_python, ["-c", first], tmp_path, COURSE_SOURCE=str(tmp_path / "nowhere"))
     assert again.returncode == 0, again.stderr

@@ -216,10 +216,18 @@ def test_few_steps_are_enough(lab, tmp_path):
     assert record["config"]["train_steps"] == (1, 1) and len(record["rows"]) == 8
 
 
-@pytest.mark.parametrize("seeds", [[], [0], [0, 1, 0]])
-def test_seeds_without_an_interval_are_refused_before_training(lab, tmp_path, seeds):
+def test_one_seed_carries_the_interval_over_its_episodes(lab, tmp_path):
+    record = run("omniglot", [0], tmp_path, train_steps=1)
+    for row in record["rows"]:
+        (only,) = row["per_seed"]
+        assert (row["over"], row["n"], row["seeds"]) == ("episodes", only["episodes"], [0])
+        assert (row["mean"], row["ci95"], row["sd"]) == (only["mean"], only["ci95"], only["sd"])
+
+
+@pytest.mark.parametrize("seeds", [[], [0, 1, 0]])
+def test_missing_or_repeated_seeds_are_refused_before_training(lab, tmp_path, seeds):
     lab.clear()
-    with pytest.raises(ValueError, match="at least two, all different; got"):
+    with pytest.raises(ValueError, match="at least one seed is needed, and all different; got"):
         run("omniglot", seeds, tmp_path)
     assert not lab
 
@@ -274,6 +282,7 @@ def test_pixels_by_hand(pixel_record):
         half = stats.t.ppf(0.975, 19) * np.std(samples, ddof=1) / np.sqrt(20)
         assert (row["mean"], row["ci95"]) == pytest.approx((np.mean(samples), half), abs=0.05)
         assert (row["n"], row["over"], row["seeds"], row["statistics"]) == (20, "episodes", [7], None)
+        assert row["chance"] == 100 / row["n_way"]
     assert pixel_record["command"] == "course reproduce pixels --dataset omniglot --seeds 7"
 
 

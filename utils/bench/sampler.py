@@ -12,7 +12,7 @@ from utils.bench.timing import paired
 from utils.data import ImageSet
 from utils.data.episodes import EpisodeSampler
 
-CASES = ((5, 1, 1, 64), (5, 1, 15, 32), (20, 1, 19, 8), (20, 5, 15, 8))
+CASES = ((5, 1, 1, 128), (5, 1, 15, 32), (20, 1, 19, 8), (20, 5, 15, 8))
 """n_way, k_shot, n_query and tasks a batch: a meta-batch as it is used, of at most a few thousand images."""
 
 

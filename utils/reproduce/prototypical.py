@@ -132,7 +132,10 @@ def run_one(protocol: Protocol, k_shot: int, seed: int, folder: Path) -> dict:
 
 
 def assemble(protocol: Protocol, results: list[dict], seeds: list[int]) -> dict:
-    """One record of all seeds: means over seeds with their t-interval, each seed's own numbers below."""
+    """One record of all seeds: means over seeds with their t-interval, each seed's own numbers below.
+
+    A single seed has no interval over seeds; its row carries that over its test episodes and says so.
+    """
     rows = []
     for n_way, k_shot in product(TEST_WAYS, SHOTS):
         for statistics in ("running", "batch"):
@@ -144,7 +147,12 @@ def assemble(protocol: Protocol, results: list[dict], seeds: list[int]) -> dict:
             ]
             if not per_seed:
                 continue
-            mean, ci95, sd = interval([row["mean"] for row in per_seed])
+            if len(per_seed) == 1:
+                (only,) = per_seed
+                mean, ci95, sd, n, over = only["mean"], only["ci95"], only["sd"], only["episodes"], "episodes"
+            else:
+                mean, ci95, sd = interval([row["mean"] for row in per_seed])
+                n, over = len(per_seed), "seeds"
             suffix = "" if statistics == "running" else f"-{statistics}"
             rows.append(
                 {
@@ -156,8 +164,8 @@ def assemble(protocol: Protocol, results: list[dict], seeds: list[int]) -> dict:
                     "mean": mean,
                     "ci95": ci95,
                     "sd": sd,
-                    "n": len(per_seed),
-                    "over": "seeds",
+                    "n": n,
+                    "over": over,
                     "seeds": [row["seed"] for row in per_seed],
                     "per_seed": per_seed,
                     "statistics": statistics,
@@ -184,8 +192,8 @@ def run(dataset: str, seeds: list[int], folder: Path, train_steps: int | None = 
     """All seeds and shots, ``jobs`` at a time in processes of their own; finished parts are read from ``folder``."""
     if dataset != "omniglot":
         raise ValueError(f"prototypical networks are recorded on omniglot; got {dataset!r}")
-    if len(set(seeds)) < max(2, len(seeds)):
-        raise ValueError(f"the interval over seeds needs at least two, all different; got {seeds}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"at least one seed is needed, and all different; got {seeds}")
     if train_steps is not None and train_steps < 1:
         raise ValueError(f"a network is trained for at least 1 step; got {train_steps}")
     protocol = Protocol(dataset) if train_steps is None else Protocol(dataset, train_steps=(train_steps, train_steps))
