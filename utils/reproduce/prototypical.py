@@ -94,7 +94,10 @@ def train(protocol: Protocol, images: ImageSet, k_shot: int, seed: int, folder: 
 
 
 def run_one(protocol: Protocol, k_shot: int, seed: int, folder: Path) -> dict:
-    """Train and test one network; the result is kept in ``folder`` and read from there the next time."""
+    """Train and test one network; the result is kept in ``folder`` and read from there the next time.
+
+    Its ``seconds`` are those of the last attempt: what an interrupted one had trained already is not in them.
+    """
     path = folder / f"result_{k_shot}shot_seed{seed}.json"
     if path.exists() and (stored := json.loads(path.read_text()))["protocol"] == json.loads(
         json.dumps(asdict(protocol))
