@@ -64,6 +64,12 @@ def test_each_is_called_once_unmeasured_and_who_begins_alternates(clock):
     assert ours.high == 1.0
 
 
+def test_ours_may_be_called_several_times_in_a_row(clock):
+    ours, other, ratio = paired(clock.takes("ours", 0.5), clock.takes("other", 2.0), repeats=3, inner=4)
+    assert (ours.median, other.median, ratio.median) == pytest.approx((0.5, 2.0, 4.0))
+    assert clock.calls.count("ours") == 4 * 4 and clock.calls.count("other") == 4
+
+
 def test_a_machine_that_slows_down_does_not_change_the_ratio(clock):
     pairs = lambda seconds: lambda n: seconds * 2 ** (n // 2)  # noqa: E731 (half as fast from pair to pair)
     ours, _, ratio = paired(clock.takes("ours", pairs(1.0)), clock.takes("other", pairs(3.0)), repeats=6)
@@ -99,7 +105,7 @@ def measured(monkeypatch):
     """Rows as they come of 2 s for our batch and 10 s for the other's, without a clock; and what was called."""
     called = []
 
-    def pair(ours, other, repeats, device):
+    def pair(ours, other, repeats, device, inner):
         ours(), other(), other()
         called.append((repeats, torch.device(device).type, tasks[-1].drawn))
         return Timing(2.0, 1.0, 3.0, repeats), Timing(10.0, 9.0, 11.0, repeats), Timing(5.0, 4.0, 6.0, repeats)
@@ -167,6 +173,7 @@ def test_other_benchmarks_do_not_exist(tmp_path):
 
 
 @needs_learn2learn
+@pytest.mark.filterwarnings("ignore:TaskDataset is deprecated")
 def test_learn2learn_draws_tasks_of_the_same_images(capfd):
     images = made(8, 7)
     tasks = sampler_bench.task_dataset(images, n_way=3, per_class=4)
@@ -180,6 +187,7 @@ def test_learn2learn_draws_tasks_of_the_same_images(capfd):
 
 
 @needs_learn2learn
+@pytest.mark.filterwarnings("ignore:TaskDataset is deprecated")
 def test_the_real_measurement_runs(monkeypatch):
     monkeypatch.setattr(sampler_bench, "CASES", ((5, 1, 1, 2),))
     rows = sampler_bench.measure(made(), repeats=2)

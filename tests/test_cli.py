@@ -200,15 +200,15 @@ def test_chapters_that_are_not_there(capsys, chapters, monkeypatch, tmp_path):
 
 
 def test_what_cannot_be_reproduced(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path))  # an empty folder: nothing could be trained
     work = ["--work", str(tmp_path), "--out", str(tmp_path)]
     assert "recorded on omniglot; got 'mnist'" in failed(capsys, "reproduce", "pixels", "--dataset", "mnist", *work)
-    assert "at least two, all different" in failed(capsys, "reproduce", "prototypical", "--seeds", "1", *work)
+    assert "all different; got [1, 1]" in failed(capsys, "reproduce", "prototypical", "--seeds", "1", "1", *work)
     assert "at least 1 step; got -5" in failed(capsys, "reproduce", "prototypical", "--steps", "-5", *work)
-    monkeypatch.setenv("COURSE_DATA", str(tmp_path))
-    assert "omniglot" in failed(capsys, "reproduce", "prototypical", *work)
+    assert "looked for omniglot.npz" in failed(capsys, "reproduce", "prototypical", *work)
     monkeypatch.setenv("COURSE_DEVICE", "gpu")
     assert "COURSE_DEVICE must name a device" in failed(capsys, "reproduce", "pixels", *work)
-    assert not [path for path in tmp_path.iterdir() if path.suffix == ".json"]
+    assert not list(tmp_path.glob("*.json"))
 
 
 def test_no_folder_to_work_in(capsys, monkeypatch):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.data.episodes import Episode, EpisodeSampler
-from utils.data.images import ImageSet
+from utils.data.images import ImageSet, as_float
 
 with warnings.catch_warnings():  # tqdm warns where a notebook has no widgets, and then falls back to text all the same
     warnings.simplefilter("ignore")
@@ -162,7 +162,7 @@ def embed_images(network: nn.Module, images: ImageSet, rotations: bool = False, 
     with progress(len(turns) * images.n_classes, "embedding") as bar:
         for turn in turns:
             for some in images.images.flatten(0, 1).split(chunk):
-                pixels = torch.rot90(some, turn, (-2, -1)).to(torch.float32).div_(255)
+                pixels = as_float(torch.rot90(some, turn, (-2, -1)))
                 bank.append(network(pixels, statistics="running"))
             bar.update(images.n_classes)
     return torch.cat(bank).unflatten(0, (len(turns) * images.n_classes, -1))

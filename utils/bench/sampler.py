@@ -12,8 +12,10 @@ from utils.bench.timing import paired
 from utils.data import ImageSet
 from utils.data.episodes import EpisodeSampler
 
-CASES = ((5, 1, 1, 128), (5, 1, 15, 32), (20, 1, 19, 8), (20, 5, 15, 8))
+CASES = ((5, 1, 1, 128), (5, 1, 15, 16), (20, 1, 19, 8), (20, 5, 15, 8))
 """n_way, k_shot, n_query and tasks a batch: a meta-batch as it is used, of at most a few thousand images."""
+INNER = 8
+"""Batches of ours in a row for each one of the other."""
 
 
 def task_dataset(images: ImageSet, n_way: int, per_class: int):
@@ -49,7 +51,7 @@ def measure(images: ImageSet, repeats: int = 21) -> list[dict]:
             for _ in range(batch):
                 tasks.sample()
 
-        mine, theirs, ratio = paired(ours, other, repeats, images.device)
+        mine, theirs, ratio = paired(ours, other, repeats, images.device, INNER)
         case = f"{n_way}-way {k_shot}-shot, {n_query} queries a class, {batch} tasks"
         scale = 1e6 / batch
         shared = {"function": "episode sampler", "case": case, "unit": "us/episode", "repeats": repeats}

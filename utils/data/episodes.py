@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from utils.data.images import ImageSet
+from utils.data.images import ImageSet, as_float
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,6 @@ def _gather(entries: Tensor, classes: Tensor, instances: Tensor) -> Tensor:
     """Entries ``[class, image, ...]`` at ``classes [B, n]`` and ``instances [B, n, m]``: ``[B, n, m, ...]``."""
     rows = classes[..., None] * entries.shape[1] + instances
     return entries.flatten(0, 1).index_select(0, rows.flatten().to(entries.device)).unflatten(0, rows.shape)
-
-
-def _as_float(entries: Tensor) -> Tensor:
-    """uint8 images to float32 in [0, 1]; embeddings as they are."""
-    return entries.to(torch.float32).div_(255) if entries.dtype == torch.uint8 else entries
 
 
 @dataclass(frozen=True)
@@ -153,9 +148,9 @@ class EpisodeSampler:
         support, query = block[:, :, : self.k_shot], block[:, :, self.k_shot :]
         labels = torch.arange(self.n_way, device=block.device)
         return Episode(
-            support_x=_as_float(support).flatten(1, 2),
+            support_x=as_float(support).flatten(1, 2),
             support_y=labels.repeat_interleave(self.k_shot).expand(self.batch_size, -1),
-            query_x=_as_float(query).flatten(1, 2),
+            query_x=as_float(query).flatten(1, 2),
             query_y=labels.repeat_interleave(self.n_query).expand(self.batch_size, -1),
             n_way=self.n_way,
             classes=classes,

@@ -188,6 +188,7 @@ def assemble(protocol: Protocol, results: list[dict], seeds: list[int]) -> dict:
         "rows": rows,
         "config": asdict(protocol),
         "provenance": {**first, "seconds": sum(result["seconds"] for result in results)},
+        "parts": [result["provenance"] for result in results],  # resumed parts may come from other commits or machines
     }
 
 
