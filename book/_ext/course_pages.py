@@ -260,7 +260,8 @@ def run_note(run: dict) -> str:
     source = run["provenance"]
     parts = [f"recorded on {source.get('device') or source.get('machine') or 'an unknown device'}"]
     if source.get("cpu_count") and run["kind"] == "bench":
-        parts.append(f"{source['cpu_count']} cores, {source.get('threads', source['cpu_count'])} threads")
+        threads = source.get("threads", source["cpu_count"])
+        parts.append(f"{source['cpu_count']} cores, {threads} thread{'' if threads == 1 else 's'}")
     parts += [recorded_on(run), f"commit `{short_commit(source.get('commit'))}`"]
     if source.get("torch"):
         parts.append(f"torch {source['torch'].split('+')[0]}")
