@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from utils import records
+from utils.data import DataError
 from utils.records import SCHEMA, commit, now, provenance, read_record, results_dir, write_record
 
 ROW = {"id": "a-1", "mean": 98.75, "ci95": 0.1, "n": 5, "nothing": None, "text": "± µ 文", "list": [1, 2.5, True]}
@@ -66,7 +67,7 @@ def test_what_is_no_json_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("failing", ["replace", "chmod"])
+@pytest.mark.parametrize("failing", ["replace", "fsync"])
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing):
     write_record("run", {"mean": 1.0}, tmp_path)
 
@@ -74,7 +75,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         raise OSError("No space left on device")
 
     monkeypatch.setattr(records.os, failing, fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DataError, match="No space"):
         write_record("run", {"mean": 2.0}, tmp_path)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from utils import training
 from utils.backbones import MLP, Conv4
+from utils.data import DataError
 from utils.data.episodes import Episode, EpisodeSampler
 from utils.data.images import ImageSet
 from utils.fewshot.prototypical import Prototypical, classify_embedded
@@ -232,7 +233,7 @@ def test_saving_is_all_or_nothing(tmp_path, monkeypatch, failing):
         monkeypatch.setattr(torch, "save", save)
     else:
         monkeypatch.setattr(training.os, "replace", replace)
-    with pytest.raises(OSError, match=r"No space|not allowed"):
+    with pytest.raises(DataError, match=r"No space|not allowed"):
         store.save({"step": 2})
     monkeypatch.undo()
     assert [path.name for path in store.path.parent.iterdir()] == ["run.pt"]

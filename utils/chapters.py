@@ -16,6 +16,7 @@ from typing import Any
 from utils.claims.chapter import cost_bundle
 from utils.claims.claim import CHECK_MIME, CLAIM_MIME
 from utils.claims.statistics import training_sd
+from utils.data.cache import write_atomically
 from utils.records import provenance, read_record, write_record
 
 SPREAD_SEEDS = (1, 2, 3, 4, 5)
@@ -129,9 +130,8 @@ def write_chapter(path: Path, spread: bool = False) -> dict[str, Any]:
     record["cost"] = {"seconds": round(cost["seconds"], 1), "peak_bytes": int(cost["peak_bytes"])}
     record["provenance"] = {**provenance(), "threads": 1}
     _show_cost(notebook, record)
-    temporary = path.with_suffix(".ipynb.part")
-    temporary.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
     write_record(name, record)
     return record
 

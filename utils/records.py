@@ -10,11 +10,12 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from utils.data.cache import write_atomically
 
 SCHEMA = 1
 _PACKAGE = Path(__file__).resolve().parent
@@ -46,17 +47,8 @@ def read_record(name: str, folder: Path | None = None) -> dict[str, Any]:
 def write_record(name: str, record: Mapping[str, Any], folder: Path | None = None) -> Path:
     """Write ``record`` under ``name``; the old file stays whole until the new one is."""
     path = (folder or results_dir()) / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"schema": SCHEMA, **record}, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner reads
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(path, lambda file: file.write(text.encode()))
     return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from utils.data.cache import write_atomically
 from utils.data.episodes import Episode, EpisodeSampler
 from utils.data.images import ImageSet, as_float
 
@@ -49,16 +49,8 @@ class Checkpoint:
     every: int = 500
 
     def save(self, state: Mapping[str, object]) -> None:
-        path = Path(self.path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save({"fingerprint": dict(self.fingerprint), **state}, file)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        whole = {"fingerprint": dict(self.fingerprint), **state}
+        write_atomically(self.path, lambda file: torch.save(whole, file))
 
     def load(self) -> dict | None:
         """The stored state, on the CPU; ``None`` if there is none.

@@ -14,6 +14,7 @@ import numpy as np
 from utils.claims.claim import CHECK_MIME, GLUE_PREFIX, RESOLUTION, Claim, summarise
 from utils.claims.recorded import table_bundle
 from utils.claims.statistics import Agreement, agreement
+from utils.claims.tables import html_table, text_table
 from utils.records import read_record
 
 
@@ -210,18 +211,9 @@ def check_bundle(chapter: Chapter, agreements: dict[str, Agreement] | None) -> d
         summary = f"{len(agreements) - len(bad)} of {len(agreements)} claims agree with the book."
         if bad:
             summary += " Not: " + ", ".join(bad) + "."
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    text = "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-    cells = lambda row, tag: "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)  # noqa: E731
-    table = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows[1:])
     return {
-        "text/plain": f"{summary}\n\n{text}",
-        "text/html": (
-            f'<div class="course-check"><p>{html.escape(summary)}</p><table><thead><tr>{cells(rows[0], "th")}</tr>'
-            f"</thead><tbody>{table}</tbody></table></div>"
-        ),
+        "text/plain": f"{summary}\n\n{text_table(rows)}",
+        "text/html": f'<div class="course-check"><p>{html.escape(summary)}</p>{html_table(rows)}</div>',
         CHECK_MIME: {
             "shows": "claims",
             "chapter": chapter.name,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.claims.tables import html_table, text_table
 from utils.records import results_dir
 
 TASKS = ((5, 1), (5, 5), (20, 1), (20, 5))
@@ -52,14 +53,8 @@ def table_bundle(methods: Sequence[tuple[str, str]], folder: Path | None = None)
         f"Recorded with: {command} ({made['date'][:10]}, {made['device']}, torch {made['torch'].split('+')[0]})."
         for command, made in records.items()
     ]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]]
-    cells = lambda row, tag: "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)  # noqa: E731
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+    small = "".join(f"<p><small>{html.escape(note)}</small></p>" for note in notes)
     return {
-        "text/plain": "\n".join([*lines, "", *notes]),
-        "text/html": (
-            f'<div class="course-recorded"><table><thead><tr>{cells(head, "th")}</tr></thead><tbody>{body}</tbody>'
-            f"</table>{''.join(f'<p><small>{html.escape(note)}</small></p>' for note in notes)}</div>"
-        ),
+        "text/plain": "\n".join([text_table([head, *rows]), "", *notes]),
+        "text/html": f'<div class="course-recorded">{html_table([head, *rows])}{small}</div>',
     }
