@@ -18,7 +18,7 @@ from scipy import stats
 from torch import Tensor
 
 from utils.data import DataError, load
-from utils.data.episodes import Episode, EpisodeSampler, _distinct, _mix
+from utils.data.episodes import Episode, EpisodeSampler, _distinct, mix_seed
 from utils.data.images import ImageSet
 
 REAL = os.environ.get("COURSE_DATA")
@@ -247,7 +247,7 @@ def test_different_indices_and_seeds_give_different_episodes():
 
 
 def test_seed_and_index_are_not_interchangeable():
-    hashes = {_mix(seed, index) for seed in range(150) for index in range(150)}
+    hashes = {mix_seed(seed, index) for seed in range(150) for index in range(150)}
     assert len(hashes) >= 22_500 - 1  # 2^32 values: 0.06 pairs are expected to meet
     assert all(0 <= value < 2**32 for value in hashes)
 

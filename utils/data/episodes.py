@@ -33,8 +33,18 @@ class Episode:
     def n_tasks(self) -> int:
         return self.support_x.shape[0]
 
+    def task(self, number: int) -> Episode:
+        """Task ``number`` as an episode of its own, its task axis kept."""
+        if not 0 <= number < self.n_tasks:
+            raise ValueError(f"this episode has tasks 0 to {self.n_tasks - 1}; got {number}")
+        one = slice(number, number + 1)
+        return Episode(
+            self.support_x[one], self.support_y[one], self.query_x[one], self.query_y[one], self.n_way,
+            self.classes[one], self.instances[one],
+        )  # fmt: skip
 
-def _mix(seed: int, index: int) -> int:
+
+def mix_seed(seed: int, index: int) -> int:
     """Hash (seed, index) to 32 bits, all that the Mersenne twister's seed holds (splitmix64's finaliser)."""
     z = (seed * 0x9E3779B97F4A7C15 + index * 0xD1B54A32D192ED03 + 0x2545F4914F6CDD1D) & 0xFFFFFFFFFFFFFFFF
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
@@ -120,7 +130,7 @@ class EpisodeSampler:
 
     def indices(self, index: int) -> tuple[Tensor, Tensor]:
         """Class ids ``[B, n_way]`` and image indices ``[B, n_way, k_shot + n_query]`` of batch ``index`` (CPU)."""
-        generator = torch.Generator().manual_seed(_mix(self.seed, index))
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, index))
         classes = _distinct(self.batch_size, self.n_way, self.n_classes, generator)
         n_images = self.images.images.shape[1]
         keys = torch.rand(self.batch_size, self.n_way, n_images, generator=generator)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from utils.backbones import STATISTICS
 from utils.data.episodes import Episode
+from utils.fewshot.embedding import Params, check_statistics, embed_episode
 from utils.functional import class_means, squared_distances
 
 
@@ -57,35 +54,17 @@ class Prototypical:
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive; got {self.temperature}")
-        if self.statistics not in STATISTICS:
-            raise ValueError(f"statistics must be one of {STATISTICS}; got {self.statistics!r}")
+        check_statistics(self.statistics)
 
-    def embed(self, params: Mapping[str, Tensor] | None, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, params: Params, support_x: Tensor, query_x: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings of both sets: ``[B, S, C, H, W]``, ``[B, Q, C, H, W]`` to ``[B, S, D]``, ``[B, Q, D]``."""
-        if support_x.ndim != 5 or query_x.ndim != 5 or support_x.shape[0] != query_x.shape[0]:
-            raise ValueError(
-                "expected support [B, S, C, H, W] and query [B, Q, C, H, W] of the same B; "
-                f"got {list(support_x.shape)} and {list(query_x.shape)}"
-            )
-        n_support = support_x.shape[1]
-        images = torch.cat([support_x, query_x], dim=1)
-        options = {"statistics": self.statistics, "n_support": n_support}
-        if self.statistics == "running":  # no image influences another: all tasks in one pass
-            embedding = self._call(params, images.flatten(0, 1), options).unflatten(0, images.shape[:2])
-        else:  # statistics belong to one task
-            embedding = torch.stack([self._call(params, task, options) for task in images])
-        return embedding[:, :n_support], embedding[:, n_support:]
+        return embed_episode(self.network, params, support_x, query_x, self.statistics)
 
-    def _call(self, params: Mapping[str, Tensor] | None, images: Tensor, options: dict) -> Tensor:
-        if params is None:
-            return self.network(images, **options)
-        return functional_call(self.network, dict(params), (images,), options)
-
-    def logits(self, params: Mapping[str, Tensor] | None, episode: Episode) -> Tensor:
+    def logits(self, params: Params, episode: Episode) -> Tensor:
         """Class scores of the queries, ``[B, n_way * n_query, n_way]``."""
         support, query = self.embed(params, episode.support_x, episode.query_x)
         return prototypical_logits(class_means(support, episode.support_y, episode.n_way), query) / self.temperature
 
-    def loss(self, params: Mapping[str, Tensor] | None, episode: Episode) -> Tensor:
+    def loss(self, params: Params, episode: Episode) -> Tensor:
         """Mean of ``-log p(y | x)`` over all queries of all tasks, a scalar."""
         return F.cross_entropy(self.logits(params, episode).flatten(0, 1), episode.query_y.flatten())
