@@ -155,6 +155,7 @@ def test_all_printed_tables_are_there():
     assert count == {
         ("omniglot", "lecture"): 9 * 4 - 2,  # two dashes in the row of MANN
         ("omniglot", "paper"): 4,
+        ("omniglot-one-shot-runs", "paper"): 2 + 4 + 4 + 2 + 1,
         ("miniimagenet", "lecture"): 6 * 2,
         ("cifar100-incremental", "lecture"): 4 * 5,
         ("temperature", "lecture"): 3 * 2,
@@ -175,6 +176,18 @@ def test_printed_prototypical_numbers():
     assert [found[f"omniglot-prototypical-{task}"] for task in ("5w1s", "5w5s", "20w1s", "20w5s")] == [
         98.8, 99.7, 96.0, 98.9,
     ]  # fmt: skip
+
+
+def test_printed_errors_of_the_one_shot_runs():
+    """Lake et al. (2015) print both reduced background sets, Lake et al. (2019) their mean."""
+    prefix = "omniglot-one-shot-runs-"
+    found = {row["id"].removeprefix(prefix): row["value"] for row in pages.read_published(PUBLISHED)}
+    assert [found[name] for name in ("people", "bpl-background", "siamese-40", "convnet-background", "hausdorff")] == [
+        4.5, 3.3, 8.0, 13.5, 38.8,
+    ]  # fmt: skip
+    for method in ("bpl", "convnet"):
+        mean = (found[f"{method}-small1"] + found[f"{method}-small2"]) / 2
+        assert found[f"{method}-small"] == pytest.approx(mean, abs=0.0501)
 
 
 def test_bibliography_is_complete():

@@ -31,6 +31,7 @@ NOTHING = "Nothing recorded yet."
 MISSING = "–"
 DATASETS = {
     "omniglot": "Omniglot",
+    "omniglot-one-shot-runs": "Omniglot, Lake's 20 one-shot runs, error",
     "miniimagenet": "miniImageNet",
     "cifar100-incremental": "CIFAR-100, classes added 20 at a time",
     "temperature": "no data: two logits",

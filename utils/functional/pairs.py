@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -31,8 +33,9 @@ def pairwise_weighted_l1(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     if not a.is_floating_point() or not a.dtype == b.dtype == weight.dtype:
         raise TypeError(f"expected one floating-point dtype; got {a.dtype}, {b.dtype} and {weight.dtype}")
     lead = a.shape[:-2]
-    scores = _PairwiseWeightedL1.apply(a.reshape(-1, *a.shape[-2:]), b.reshape(-1, *b.shape[-2:]), weight)
-    return scores.unflatten(0, lead) if lead else scores[0]
+    n_tasks = math.prod(lead)
+    scores = _PairwiseWeightedL1.apply(a.reshape(n_tasks, *a.shape[-2:]), b.reshape(n_tasks, *b.shape[-2:]), weight)
+    return scores.reshape(*lead, a.shape[-2], b.shape[-2])
 
 
 def _pieces(a: Tensor, b: Tensor) -> list[slice]:
