@@ -26,7 +26,7 @@ class FineTuning:
 
     distort: Distort
     steps: int = 10
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-4
     head_rate: float = 3e-2
 
     def __post_init__(self) -> None:

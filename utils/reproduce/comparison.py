@@ -62,7 +62,7 @@ class Testing:
     transductive_episodes: int = 200
     finetuned_episodes: int = 400
     tuning_steps: int = 10
-    tuning_rate: float = 1e-3
+    tuning_rate: float = 1e-4
     tuning_head_rate: float = 3e-2
     seed: int = 1_000_003
 
