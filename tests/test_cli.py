@@ -247,3 +247,10 @@ def test_a_bug_keeps_its_traceback(monkeypatch, error):
     monkeypatch.setattr("utils.bench.run", fail)
     with pytest.raises(type(error)):
         cli.main(["bench"])
+
+
+def test_every_reproduction_can_be_asked_for():
+    from utils.cli import REPRODUCTIONS
+    from utils.reproduce import METHODS
+
+    assert tuple(METHODS) == REPRODUCTIONS

@@ -17,7 +17,7 @@ from utils.data.episodes import EpisodeSampler
 from utils.data.images import ImageSet
 from utils.fewshot.prototypical import Prototypical
 from utils.records import read_record, results_dir, write_record
-from utils.reproduce import METHODS, pixels, prototypical
+from utils.reproduce import METHODS, pixels, prototypical, runs
 from utils.reproduce.prototypical import Protocol, assemble, run, run_one
 from utils.training import episode_accuracies
 
@@ -196,7 +196,7 @@ def test_processes_give_the_same_record(finished, lab, tmp_path, monkeypatch):
 
         map = staticmethod(map)
 
-    monkeypatch.setattr(prototypical, "ProcessPoolExecutor", InTurn)
+    monkeypatch.setattr(runs, "ProcessPoolExecutor", InTurn)
     assert run("omniglot", SEEDS, tmp_path, jobs=2)["rows"] == record["rows"]
     assert used == [(2, "spawn")]
 
@@ -251,7 +251,7 @@ def test_the_protocol_is_that_of_the_paper():
     assert (protocol.learning_rate, protocol.test_episodes, protocol.test_query) == (1e-3, 1000, 15)
     assert (protocol.train_split, protocol.test_split) == ("trainval", "test")
     assert (prototypical.TEST_WAYS, prototypical.SHOTS) == ((5, 20), (1, 5))
-    assert set(METHODS) == {"pixels", "prototypical"}
+    assert METHODS["prototypical"] is prototypical.run and METHODS["pixels"] is pixels.run
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+# Named here too, because importing the methods imports torch, which a help text should not wait for.
+REPRODUCTIONS = ("pixels", "prototypical", "baseline", "siamese", "matching", "relation", "one-shot-runs")
+
 
 def _run(args: argparse.Namespace) -> None:
     from utils.chapters import write_chapter
@@ -39,7 +42,7 @@ def _reproduce(args: argparse.Namespace) -> None:
         raise ValueError("no folder to keep unfinished runs in: give one with --work")
     work = args.work or cache_dir() / "reproduce" / f"{args.name}_{args.dataset}"
     record = METHODS[args.name](args.dataset, args.seeds, work, args.steps, args.jobs)
-    path = write_record(f"{args.name}_{args.dataset}", record, args.out)
+    path = write_record(f"{args.name.replace('-', '_')}_{args.dataset}", record, args.out)
     for row in record["rows"]:
         print(f"{row['id']:44s} {row['mean']:6.2f} ± {row['ci95']:.2f} %  over {row['n']} {row['over']}")
     print(f"written to {path}")
@@ -51,7 +54,7 @@ def _bench(args: argparse.Namespace) -> None:
     path, rows = run(args.name, args.out)
     for row in rows:
         faster = f"  {row['speedup']:6.1f} times faster than {row['speedup_over']}" if "speedup" in row else ""
-        print(f"{row['case']:36s} {row['variant']:26s} {row['median']:10.1f} {row['unit']}{faster}")
+        print(f"{row['case']:54s} {row['variant']:49s} {row['median']:10.1f} {row['unit']}{faster}")
     print(f"written to {path}")
 
 
@@ -67,7 +70,17 @@ def _doctor(args: argparse.Namespace) -> None:
     from utils.training import best_device
 
     print(f"python {platform.python_version()}, {os.cpu_count()} cores")
-    for name in ("torch", "torchvision", "matplotlib", "numpy", "scikit-learn", "jupyter-book", "nbval", "learn2learn"):
+    for name in (
+        "torch",
+        "torchvision",
+        "matplotlib",
+        "numpy",
+        "scikit-learn",
+        "jupyter-book",
+        "nbval",
+        "learn2learn",
+        "easyfsl",
+    ):
         try:
             print(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
@@ -98,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     run.set_defaults(call=_run)
 
     reproduce = commands.add_parser("reproduce", help="run a paper's experiment at full scale and record the result")
-    reproduce.add_argument("name", choices=["pixels", "prototypical"])
+    reproduce.add_argument("name", choices=REPRODUCTIONS)
     reproduce.add_argument("--dataset", default="omniglot")
     reproduce.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     reproduce.add_argument("--steps", type=int, help="training episodes (default: the protocol's)")
@@ -108,7 +121,7 @@ def parser() -> argparse.ArgumentParser:
     reproduce.set_defaults(call=_reproduce)
 
     bench = commands.add_parser("bench", help="time ours against the alternatives on this machine")
-    bench.add_argument("name", nargs="?", default="sampler", choices=["sampler"])
+    bench.add_argument("name", nargs="?", default="sampler", choices=["sampler", "episodes"])
     bench.add_argument("--out", type=Path, help="results folder (default: book/results)")
     bench.set_defaults(call=_bench)
 

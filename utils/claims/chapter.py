@@ -143,9 +143,17 @@ class Chapter:
             statistics=statistics, dataset=dataset, device=str(device), resolution=resolution,
         )  # fmt: skip
 
-    def recorded(self, methods: Sequence[tuple[str, str]]) -> None:
-        """Show recorded benchmark-scale numbers of (name, id prefix) beside the lecture's and the paper's."""
-        _display(table_bundle(methods))
+    def recorded(
+        self,
+        methods: Sequence[tuple[str, str]],
+        columns: Mapping[str, str] | None = None,
+        quantity: str = "accuracy (%)",
+    ) -> None:
+        """Show recorded benchmark-scale numbers of (name, id prefix) beside the lecture's and the paper's.
+
+        ``columns`` maps endings of ids to headings; by default those of the few-shot table.
+        """
+        _display(table_bundle(methods, columns, quantity))
 
     def agreements(self) -> dict[str, Agreement]:
         """Each claim of this run against the book's; a claim that only one of the two has does not agree."""

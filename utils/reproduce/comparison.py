@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from utils.fewshot import classifier
 from utils.fewshot.classifier import Classifier, ClassifierNetwork
 from utils.fewshot.finetuning import FineTuning, finetuned_classifier, finetuned_logits
 from utils.fewshot.matching import Matching, MatchingNetwork
+from utils.fewshot.relation import Relation, RelationNetwork, relation_scores
 from utils.fewshot.siamese import Siamese, SiameseNetwork
 from utils.records import provenance, write_record
 from utils.reproduce.runs import check_seeds, in_processes, over_seeds, record
@@ -53,14 +55,14 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Testing:
+class Evaluation:
     """How all networks are tested."""
 
     split: str = "test"
     n_query: int = 15
     episodes: int = 1000
     transductive_episodes: int = 200
-    finetuned_episodes: int = 400
+    finetuned_episodes: int = 200
     tuning_steps: int = 10
     tuning_rate: float = 1e-4
     tuning_head_rate: float = 3e-2
@@ -68,9 +70,10 @@ class Testing:
 
 
 NETWORKS = {
-    "baseline": (Training("baseline", 0, 0, 192, 6000),),
-    "siamese": (Training("siamese", 0, 60, 3, 5000),),
+    "baseline": (Training("baseline", 0, 0, 192, 4000),),
+    "siamese": (Training("siamese", 0, 60, 3, 4000),),
     "matching": (Training("matching", 5, 40, 3, 4000), Training("matching", 1, 60, 3, 5000)),
+    "relation": (Training("relation", 5, 20, 5, 3000), Training("relation", 1, 20, 5, 5000)),
 }
 """What is trained for each method, the longest first. The baseline's batches hold ``n_query`` images of any class."""
 
@@ -78,6 +81,7 @@ RECORDS = {
     "baseline": "Baseline classifier on Omniglot",
     "siamese": "Siamese networks on Omniglot",
     "matching": "Matching networks on Omniglot",
+    "relation": "Relation networks on Omniglot",
 }
 VARIANTS = {
     "baseline-cosine": "Baseline classifier by cosine",
@@ -87,6 +91,7 @@ VARIANTS = {
     "siamese-finetuned": "Siamese network, fine-tuned",
     "matching": "Matching network",
     "matching-finetuned": "Matching network, fine-tuned",
+    "relation": "Relation network",
 }
 
 
@@ -94,7 +99,7 @@ def untrained(training: Training, images: ImageSet, seed: int):
     """The learner before training and ``loss_at(step)``."""
     torch.manual_seed(seed)
     channels, size = images.image_shape[:2]
-    body = Conv4(channels, training.width, size)
+    body = Conv4(channels, training.width, size, maps=training.method == "relation")
     embedding = MixedPrecision(body, getattr(torch, training.precision))
     number = 10 * seed + training.k_shot
     if training.method == "baseline":
@@ -111,8 +116,12 @@ def untrained(training: Training, images: ImageSet, seed: int):
     )
     if training.method == "siamese":
         learner = Siamese(SiameseNetwork(embedding).to(images.device))
-    else:
+    elif training.method == "matching":
         learner = Matching(MatchingNetwork(embedding, scale=10.0, learned=True).to(images.device))
+    else:
+        network = RelationNetwork(body)
+        network.embedding = embedding
+        learner = Relation(network.to(images.device))
     return learner, lambda step: learner.loss(None, sampler.sample(step))
 
 
@@ -133,11 +142,11 @@ def train(training: Training, images: ImageSet, seed: int, folder: Path):
     return learner
 
 
-def test(training: Training, testing: Testing, learner, images: ImageSet) -> list[dict]:
+def test(training: Training, testing: Evaluation, learner, images: ImageSet) -> list[dict]:
     """A row for each setting and each way of classifying that the table has for this network."""
     embedding = learner.network.embedding
     bank = embed_images(embedding, images, rotations=True)
-    embedded = classifier.classify_embedded if training.method == "baseline" else learner.classify_embedded
+    embedded = classify_embedded(training.method, learner)
     prefix = "baseline-cosine" if training.method == "baseline" else training.method
     fixed = type(learner)(learner.network, statistics="running")
     transductive = type(learner)(learner.network, statistics="batch")
@@ -167,7 +176,16 @@ def test(training: Training, testing: Testing, learner, images: ImageSet) -> lis
     return rows
 
 
-def finetuned(method: str, testing: Testing, learner, sampler: EpisodeSampler) -> dict[str, Tensor]:
+def classify_embedded(method: str, learner) -> Callable[[Episode], Tensor]:
+    """How the learner classifies episodes whose entries are embedded already."""
+    if method == "baseline":
+        return classifier.classify_embedded
+    if method == "relation":
+        return lambda e: relation_scores(learner.network, e.support_x, e.support_y, e.query_x, e.n_way)
+    return learner.classify_embedded
+
+
+def finetuned(method: str, testing: Evaluation, learner, sampler: EpisodeSampler) -> dict[str, Tensor]:
     """Accuracies of the first test episodes, each after fine-tuning on its support set; nothing where not in the table.
 
     The distortions are those of Koch et al. (2015).
@@ -197,7 +215,7 @@ def finetuned(method: str, testing: Testing, learner, sampler: EpisodeSampler) -
     return {variant: torch.stack(values) for variant, values in found.items()}
 
 
-def run_one(training: Training, testing: Testing, seed: int, folder: Path) -> dict:
+def run_one(training: Training, testing: Evaluation, seed: int, folder: Path) -> dict:
     """Train and test one network; the result is kept in ``folder`` and read from there the next time."""
     path = folder / f"result_{training.method}_{training.k_shot}shot_seed{seed}.json"
     settings = json.loads(json.dumps({"training": asdict(training), "testing": asdict(testing)}))
@@ -226,7 +244,7 @@ def run(method: str, dataset: str, seeds: list[int], folder: Path, steps: int | 
     networks = NETWORKS[method]
     if steps is not None:
         networks = tuple(replace(training, steps=steps) for training in networks)
-    testing = Testing()
+    testing = Evaluation()
     folder.mkdir(parents=True, exist_ok=True)
     results = in_processes(
         run_one, [(training, testing, seed, folder) for seed in seeds for training in networks], jobs

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -27,6 +24,7 @@ from utils.data.episodes import EpisodeSampler
 from utils.fewshot.prototypical import Prototypical, classify_embedded, prototypical_logits
 from utils.functional import class_means
 from utils.records import provenance, write_record
+from utils.reproduce.runs import check_seeds, in_processes, over_seeds, record
 from utils.training import Checkpoint, best_device, embed_images, episode_accuracies, fit
 
 TITLE = "Prototypical networks on Omniglot"
@@ -135,78 +133,19 @@ def run_one(protocol: Protocol, k_shot: int, seed: int, folder: Path) -> dict:
 
 
 def assemble(protocol: Protocol, results: list[dict], seeds: list[int]) -> dict:
-    """One record of all seeds: means over seeds with their t-interval, each seed's own numbers below.
-
-    A single seed has no interval over seeds; its row carries that over its test episodes and says so.
-    """
-    rows = []
-    for n_way, k_shot in product(TEST_WAYS, SHOTS):
-        for statistics in ("running", "batch"):
-            per_seed = [
-                row
-                for result in results
-                for row in result["rows"]
-                if (row["n_way"], row["k_shot"], row["statistics"]) == (n_way, k_shot, statistics)
-            ]
-            if not per_seed:
-                continue
-            if len(per_seed) == 1:
-                (only,) = per_seed
-                mean, ci95, sd, n, over = only["mean"], only["ci95"], only["sd"], only["episodes"], "episodes"
-            else:
-                mean, ci95, sd = interval([row["mean"] for row in per_seed])
-                n, over = len(per_seed), "seeds"
-            suffix = "" if statistics == "running" else f"-{statistics}"
-            rows.append(
-                {
-                    "id": f"{protocol.dataset}-prototypical-{n_way}w{k_shot}s{suffix}",
-                    "method": "prototypical",
-                    "title": f"Prototypical network, {n_way}-way {k_shot}-shot",
-                    "n_way": n_way,
-                    "k_shot": k_shot,
-                    "mean": mean,
-                    "ci95": ci95,
-                    "sd": sd,
-                    "n": n,
-                    "over": over,
-                    "seeds": [row["seed"] for row in per_seed],
-                    "per_seed": per_seed,
-                    "statistics": statistics,
-                    "chance": 100 / n_way,
-                }
-            )
-    first = results[0]["provenance"]
-    command = f"course reproduce prototypical --dataset {protocol.dataset} --seeds {' '.join(map(str, seeds))}"
-    if protocol.train_steps != Protocol.train_steps:
-        command += f" --steps {protocol.train_steps[0]}"
-    return {
-        "kind": "reproduction",
-        "name": "prototypical",
-        "dataset": protocol.dataset,
-        "title": TITLE,
-        "command": command,
-        "rows": rows,
-        "config": asdict(protocol),
-        "provenance": {**first, "seconds": sum(result["seconds"] for result in results)},
-        "parts": [result["provenance"] for result in results],  # resumed parts may come from other commits or machines
-    }
+    """One record of all seeds: means over seeds with their t-interval, each seed's own numbers below."""
+    named = [{"rows": [{"variant": "prototypical", **row} for row in result["rows"]]} for result in results]
+    rows = over_seeds(named, protocol.dataset, {"prototypical": "Prototypical network"})
+    steps = None if protocol.train_steps == Protocol.train_steps else protocol.train_steps[0]
+    return record("prototypical", protocol.dataset, TITLE, results, rows, asdict(protocol), seeds, steps)
 
 
 def run(dataset: str, seeds: list[int], folder: Path, train_steps: int | None = None, jobs: int = 1) -> dict:
     """All seeds and shots, ``jobs`` at a time in processes of their own; finished parts are read from ``folder``."""
     if dataset != "omniglot":
         raise ValueError(f"prototypical networks are recorded on omniglot; got {dataset!r}")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"at least one seed is needed, and all different; got {seeds}")
-    if train_steps is not None and train_steps < 1:
-        raise ValueError(f"a network is trained for at least 1 step; got {train_steps}")
+    check_seeds(seeds, train_steps)
     protocol = Protocol(dataset) if train_steps is None else Protocol(dataset, train_steps=(train_steps, train_steps))
     folder.mkdir(parents=True, exist_ok=True)
     parts = [(protocol, k_shot, seed, folder) for seed in seeds for k_shot in reversed(SHOTS)]  # the longer one first
-    if jobs == 1:
-        results = [run_one(*part) for part in parts]
-    else:
-        # CUDA cannot be used again after a fork, so the processes start afresh.
-        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            results = list(pool.map(run_one, *zip(*parts, strict=True)))
-    return assemble(protocol, results, seeds)
+    return assemble(protocol, in_processes(run_one, parts, jobs), seeds)
