@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
@@ -215,20 +216,105 @@ def test_the_memory_layout_does_not_change_the_numbers(statistics):
     torch.testing.assert_close(network(x.contiguous(memory_format=torch.channels_last), statistics, 3), expected)
 
 
-def test_all_four_norms_use_the_declared_statistics():
+def naive(network: Conv4, x: torch.Tensor, choices: list[str], n_support: int) -> torch.Tensor:
+    for conv, norm, statistics in zip(network.convs, network.norms, choices, strict=True):
+        x = F.max_pool2d(F.relu(norm(conv(x), statistics, n_support)), 2)
+    return x.flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "another"), [("batch", "running"), ("support", "running"), ("running", "batch")]
+)
+def test_all_four_norms_use_the_declared_statistics(statistics, another):
     network = seasoned(1, 4).eval()
     x = images(6)
+    found = network(x, statistics, 3)
+    torch.testing.assert_close(found, naive(network, x, [statistics] * 4, 3))
     for position in range(4):
-        for statistics, alone in (("batch", "running"), ("support", "running"), ("running", "batch")):
-            other = copy.deepcopy(network)
-            norm = other.norms[position]
-            norm.forward = lambda x, s, n, norm=norm, alone=alone: EpisodeNorm2d.forward(norm, x, alone, n)
-            assert not torch.allclose(other(x, statistics, 3), network(x, statistics, 3))
+        choices = [another if i == position else statistics for i in range(4)]
+        assert not torch.allclose(naive(network, x, choices, 3), found)
 
 
-def test_the_second_order_gradient_is_a_finite_difference():
+def small_and_plain(dtype: torch.dtype, n: int = 90) -> tuple[Conv4, nn.Sequential, torch.Tensor]:
+    """A network with weights of both signs, the same of plain modules in the default layout, images with background."""
+    network = Conv4(1, 8, 28).to(dtype)
+    for norm in network.norms:
+        nn.init.normal_(norm.weight)
+    assert all((norm.weight < 0).any() and (norm.weight > 0).any() for norm in network.norms)
+    blocks = []
+    for conv, norm in zip(network.convs, network.norms, strict=True):
+        other = nn.BatchNorm2d(8).to(dtype)
+        other.load_state_dict(norm.state_dict())
+        blocks += [copy.deepcopy(conv).to(memory_format=torch.contiguous_format), other, nn.ReLU(), nn.MaxPool2d(2)]
+    x = torch.rand(n, 1, 28, 28, dtype=dtype)
+    x[:, :, :, 14:] = 1
+    return network, nn.Sequential(*blocks, nn.Flatten()), x
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_of_both_signs_of_the_weights(training, monkeypatch):
+    """In parts of a few images too."""
+    torch.manual_seed(1)
+    network, plain, x = small_and_plain(torch.float64, 20)
+    monkeypatch.setattr("utils.backbones.CHUNK", 3 * 8 * 28 * 28)
+    monkeypatch.setattr("utils.backbones.EXACT_FROM", 0)
+    for module in (network, plain):
+        module.train()(x + 1)
+        module.train(training)
+    torch.testing.assert_close(network(x), plain(x))
+    weights = torch.randn(8, dtype=torch.float64)
+    (network(x) @ weights).sum().backward()
+    (plain(x) @ weights).sum().backward()
+    for (name, value), other in zip(network.named_parameters(), ordered(plain), strict=True):
+        torch.testing.assert_close(value.grad, other.grad, msg=name)
+    for norm, other in zip(network.norms, plain[1::4], strict=True):
+        torch.testing.assert_close(norm.running_mean, other.running_mean)
+        torch.testing.assert_close(norm.running_var, other.running_var)
+        assert norm.num_batches_tracked == other.num_batches_tracked
+
+
+def ordered(plain: nn.Sequential) -> list[torch.Tensor]:
+    convs, norms = plain[:-1:4], plain[1::4]
+    return [*convs.parameters(), *norms.parameters()]
+
+
+def test_batch_statistics_are_exact_in_float32():
+    """``F.batch_norm`` in channels_last leaves means of 0.06 standard deviations here."""
+    torch.manual_seed(0)
+    x = (0.05 * torch.rand(400, 3, 28, 28) + 2.0).contiguous(memory_format=torch.channels_last)
+    norm = EpisodeNorm2d(3)
+    norm.momentum = 1.0
+    y = norm(x)
+    exact = x.double()
+    torch.testing.assert_close(norm.running_mean.double(), exact.mean((0, 2, 3)), rtol=3e-7, atol=0)
+    torch.testing.assert_close(norm.running_var.double(), exact.var((0, 2, 3)), rtol=3e-6, atol=0)
+    assert y.mean((0, 2, 3)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("downsample", ["pool", "stride"])
+def test_the_gradient_in_float32_is_that_in_float64(downsample):
+    """By ``F.batch_norm`` in channels_last it is off by a hundredth."""
+    torch.manual_seed(1)
+    network = Conv4(1, 8, 28, downsample)
+    x = torch.rand(300, 1, 28, 28)
+    x[:, :, :, 14:] = 1
+    weights = torch.randn(network.out_features)
+
+    def gradient(dtype: torch.dtype) -> torch.Tensor:
+        network.to(dtype)
+        loss = (network(x.to(dtype), "batch") @ weights.to(dtype)).square().mean()
+        return torch.cat([slope.flatten().double() for slope in torch.autograd.grad(loss, network.parameters())])
+
+    exact = gradient(torch.float64)
+    assert (gradient(torch.float32) - exact).abs().max() < 1e-3 * exact.abs().max()
+
+
+@pytest.mark.parametrize("downsample", ["pool", "stride"])
+@pytest.mark.parametrize("exact_from", [0, 2**16])
+def test_the_second_order_gradient_is_a_finite_difference(downsample, exact_from, monkeypatch):
     """As MAML takes it: through a gradient step and the statistics."""
-    network = seasoned(1, 3, 16).eval()
+    monkeypatch.setattr("utils.backbones.EXACT_FROM", exact_from)
+    network = seasoned(1, 3, 16, downsample).eval()
     params = {name: value.detach() for name, value in network.named_parameters()}
     x, target = images(6, 1, 16), torch.randn(6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     direction = {name: torch.randn_like(value) for name, value in params.items()}
@@ -325,3 +411,25 @@ def test_a_gpu_computes_the_same(statistics):
     network = seasoned(3, 6).eval()
     expected = network(images(5, 3), statistics, 3)
     torch.testing.assert_close(network.cuda()(images(5, 3).cuda(), statistics, 3).cpu(), expected)
+
+
+def test_mixed_precision_only_while_training():
+    from utils.backbones import MixedPrecision
+
+    torch.manual_seed(0)
+    body = Conv4(1, 8, 16)
+    mixed = MixedPrecision(body)
+    images = torch.rand(6, 1, 16, 16)
+    body.eval()
+    seen = []
+    body.convs[1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    mixed.train()
+    rough = mixed(images, "batch")
+    assert rough.dtype == torch.float32 and seen == [torch.bfloat16]
+    rough.square().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in body.parameters())
+    mixed.eval()
+    exact = mixed(images, "batch")
+    assert torch.equal(exact, body(images, "batch"))
+    assert not torch.equal(exact, rough) and torch.allclose(exact, rough, atol=0.1)
+    assert mixed.out_features == body.out_features

@@ -28,9 +28,9 @@ nbformat.write(notebook, sys.argv[1])
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def bare_python(tmp_path_factory) -> Path:
-    """An interpreter that sees all installed packages but the course package."""
+    """An interpreter that sees all installed packages but the course package; a new one, as a chapter installs it."""
     base = tmp_path_factory.mktemp("bare")
     packages = base / "packages"
     packages.mkdir()

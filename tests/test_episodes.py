@@ -500,3 +500,16 @@ def test_missing_data_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSE_DATA", str(tmp_path))
     with pytest.raises(DataError, match="omniglot"):
         load("omniglot", "test")
+
+
+def test_a_task_of_a_batch_is_an_episode_of_its_own():
+    sampler = EpisodeSampler(stamped(), 3, 2, 2, batch_size=4, seed=1)
+    batch = sampler.sample(5)
+    for number in range(4):
+        one = batch.task(number)
+        assert one.n_tasks == 1 and one.n_way == 3
+        for name in ("support_x", "support_y", "query_x", "query_y", "classes", "instances"):
+            assert torch.equal(getattr(one, name), getattr(batch, name)[number : number + 1])
+    for number in (-1, 4):
+        with pytest.raises(ValueError, match=f"this episode has tasks 0 to 3; got {number}"):
+            batch.task(number)

@@ -1,12 +1,14 @@
 """The checks of the exercises pass the reference and refuse typical mistakes; an empty answer is not a wrong one."""
 
 import importlib.util
+import math
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from utils.exercises import prototypical
+from utils import exercises
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,7 +20,80 @@ def reference(chapter: str):
     return module
 
 
-EXERCISES = ("prototypes", "linear_head", "interval")
+CHAPTERS = {"setup": "01_few_shot_setup", "siamese": "02_siamese", "prototypical": "03_prototypical"}
+"""The module of each chapter's exercises, and the folder of their reference solutions."""
+
+
+def answer(**parts):
+    """The reference for drawing an episode with something changed: ``parts`` are functions of its four tensors."""
+
+    def changed(images, labels, n_way, k_shot, n_query, generator):
+        drawn = reference("01_few_shot_setup").episode(images, labels, n_way, k_shot, n_query, generator)
+        names = ("support_x", "support_y", "query_x", "query_y")
+        episode = dict(zip(names, drawn, strict=True))
+        return tuple(parts[name](episode) if name in parts else episode[name] for name in names)
+
+    return changed
+
+
+def with_repeated_images(images, labels, n_way, k_shot, n_query, generator):
+    """Draws the queries anew, so that a support image can be among them."""
+    classes = labels.unique()[torch.randperm(len(labels.unique()), generator=generator)[:n_way]]
+
+    def draw(number):
+        of_class = [(labels == c).nonzero()[:, 0] for c in classes]
+        rows = [rows[torch.randperm(len(rows), generator=generator)[:number]] for rows in of_class]
+        return images[torch.cat(rows)], torch.arange(n_way).repeat_interleave(number)
+
+    return *draw(k_shot), *draw(n_query)
+
+
+def without_the_generator(images, labels, n_way, k_shot, n_query, generator):
+    other = torch.Generator().manual_seed(int(torch.randint(10**6, ())))
+    return reference("01_few_shot_setup").episode(images, labels, n_way, k_shot, n_query, other)
+
+
+def always_the_first_classes(images, labels, n_way, k_shot, n_query, generator):
+    some = labels <= labels.unique()[n_way - 1]
+    episode = reference("01_few_shot_setup").episode
+    return episode(images[some], labels[some], n_way, k_shot, n_query, generator)
+
+
+def always_the_first_images(images, labels, n_way, k_shot, n_query, generator):
+    classes = labels.unique()[torch.randperm(len(labels.unique()), generator=generator)[:n_way]]
+    rows = torch.stack([(labels == c).nonzero()[: k_shot + n_query, 0] for c in classes])
+    return (
+        images[rows[:, :k_shot].flatten()],
+        torch.arange(n_way).repeat_interleave(k_shot),
+        images[rows[:, k_shot:].flatten()],
+        torch.arange(n_way).repeat_interleave(n_query),
+    )
+
+
+def smallest_of_tied_labels(support, support_y, query, n_way, k):
+    nearest = torch.cdist(query, support).topk(k, largest=False).indices
+    return support_y[nearest].mode(1).values
+
+
+def farthest(support, support_y, query, n_way, k):
+    nearest = torch.cdist(query, support).topk(k).indices
+    return support_y[nearest].mode(1).values
+
+
+def squares(support, query):
+    return torch.cdist(query, support).square()
+
+
+def constant(support, h):
+    return support.shape[1] / 2 * math.log(2 * math.pi * h**2)
+
+
+def both_kinds(scores, labels, diagonal=False):
+    """The mean of same and different pairs; on purpose with the diagonal if asked for."""
+    same = labels[:, None] == labels
+    losses = F.binary_cross_entropy_with_logits(scores, same.to(scores.dtype), reduction="none")
+    other = diagonal | ~torch.eye(len(labels), dtype=torch.bool)
+    return (losses[same & other].mean() + losses[~same].mean()) / 2
 
 
 def unequal_means_by_equal_split(embedding, labels, n_way):
@@ -30,14 +105,61 @@ def sums_instead_of_means(embedding, labels, n_way):
 
 
 MISTAKES = {
-    "prototypes": [unequal_means_by_equal_split, sums_instead_of_means, lambda e, y, n: [0] * n],
-    "linear_head": [
+    ("setup", "episode"): [
+        answer(query_y=lambda e: e["query_y"].flip(0)),
+        answer(support_y=lambda e: e["support_y"] + 1),
+        answer(query_x=lambda e: torch.cat([e["support_x"], e["query_x"]])[: len(e["query_x"])]),
+        answer(support_x=lambda e: e["support_x"][::2]),
+        answer(support_x=lambda e: e["support_x"][::2].repeat_interleave(2, 0)),
+        lambda *arguments: answer()(*arguments)[:2],
+        with_repeated_images,
+        without_the_generator,
+        always_the_first_classes,
+        always_the_first_images,
+    ],
+    ("setup", "vote"): [
+        smallest_of_tied_labels,
+        farthest,
+        lambda s, y, q, n, k: y[torch.cdist(q, s).argmin(1)],
+        lambda s, y, q, n, k: y[torch.cdist(q, s).topk(k, largest=False).indices],
+        lambda s, y, q, n, k: [0] * len(q),
+    ],
+    ("setup", "log_density"): [
+        lambda s, q, h: (-squares(s, q) / (2 * h**2)).exp().mean(1).log() - constant(s, h),
+        lambda s, q, h: (-squares(s, q) / (2 * h**2)).logsumexp(1) - constant(s, h),
+        lambda s, q, h: (-squares(s, q) / (2 * h**2)).logsumexp(1) - math.log(len(s)),
+        lambda s, q, h: (-squares(s, q) / (2 * h)).logsumexp(1) - math.log(len(s)) - constant(s, h),
+        lambda s, q, h: (-squares(s, q) / (2 * h**2)).amax(1) - math.log(len(s)) - constant(s, h),
+        lambda s, q, h: 0.0,
+    ],
+    ("siamese", "pair_loss"): [
+        lambda s, y: F.binary_cross_entropy_with_logits(s, (y[:, None] == y).to(s.dtype)),
+        lambda s, y: F.binary_cross_entropy_with_logits(s.triu(1), (y[:, None] == y).to(s.dtype)),
+        lambda s, y: both_kinds(s, y, diagonal=True),
+        lambda s, y: both_kinds(s, y) * 2,
+        lambda s, y: both_kinds(-s, y),
+        lambda s, y: both_kinds(s, y)[None],
+    ],
+    ("siamese", "hardest"): [
+        lambda d, y: (d.masked_fill(y[:, None] != y, -1).amax(1), d.amin(1)),
+        lambda d, y: (d.masked_fill(y[:, None] != y, 99).amin(1), d.masked_fill(y[:, None] == y, 99).amin(1)),
+        lambda d, y: (d.masked_fill(y[:, None] != y, -1).amax(1), d.masked_fill(y[:, None] == y, -1).amax(1)),
+        lambda d, y: d.masked_fill(y[:, None] != y, -1).amax(1),
+    ],
+    ("siamese", "threshold"): [
+        lambda s, share: float(s.quantile(1 - share)),
+        lambda s, share: float(s.sort().values[int(share * len(s))]),
+        lambda s, share: float(s.max()),
+        lambda s, share: float(s.sort(descending=True).values[max(0, int(share * len(s)) - 1)]),
+    ],
+    ("prototypical", "prototypes"): [unequal_means_by_equal_split, sums_instead_of_means, lambda e, y, n: [0] * n],
+    ("prototypical", "linear_head"): [
         lambda c: (c, -c.square().sum(-1)),
         lambda c: (2 * c, c.square().sum(-1)),
         lambda c: (2 * c, -c.norm(dim=-1)),
         lambda c: 2 * c,
     ],
-    "interval": [
+    ("prototypical", "interval"): [
         lambda a: (float(a.mean()), float(a.std())),
         lambda a: (float(a.mean()), float(1.96 * a.std() / len(a) ** 0.5)),
         lambda a: (float(a.mean()), float(a.std() / len(a) ** 0.5)),
@@ -50,19 +172,37 @@ def unwritten(*_):
     raise NotImplementedError
 
 
-@pytest.mark.parametrize("name", EXERCISES)
-def test_the_reference_passes(name, capsys):
-    assert getattr(prototypical, name).check(getattr(reference("03_prototypical"), name))
+def exercise(chapter: str, name: str):
+    return getattr(getattr(exercises, chapter), name)
+
+
+@pytest.mark.parametrize(("chapter", "name"), MISTAKES)
+def test_the_reference_passes(chapter, name, capsys):
+    assert exercise(chapter, name).check(getattr(reference(CHAPTERS[chapter]), name))
     assert capsys.readouterr().out.rstrip().endswith("passed")
 
 
-@pytest.mark.parametrize("name", EXERCISES)
-def test_an_empty_answer_is_not_attempted(name, capsys):
-    assert not getattr(prototypical, name).check(unwritten)
+@pytest.mark.parametrize(("chapter", "name"), MISTAKES)
+def test_an_empty_answer_is_not_attempted(chapter, name, capsys):
+    assert not exercise(chapter, name).check(unwritten)
     assert "not attempted yet" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "index"), [(name, i) for name in EXERCISES for i in range(len(MISTAKES[name]))])
-def test_a_typical_mistake_is_named(name, index, capsys):
-    assert not getattr(prototypical, name).check(MISTAKES[name][index])
-    assert "not yet. " in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("chapter", "name", "index"), [(*key, i) for key, mistakes in MISTAKES.items() for i in range(len(mistakes))]
+)
+def test_a_typical_mistake_is_named(chapter, name, index, capsys):
+    assert not exercise(chapter, name).check(MISTAKES[chapter, name][index])
+    said = capsys.readouterr().out
+    assert "not yet. " in said
+    assert "raised" not in said, "the check should say what is wrong, not trip over it"
+
+
+def test_every_exercise_is_tested():
+    found = {
+        (chapter, name)
+        for chapter in CHAPTERS
+        for name, value in vars(getattr(exercises, chapter)).items()
+        if isinstance(value, exercises.Exercise)
+    }
+    assert found == set(MISTAKES)

@@ -176,7 +176,7 @@ def test_what_is_fixed_stays_fixed():
 def test_a_new_softmax_layer_learns_the_support():
     learner, episode = classifier(), noise_episode(n_tasks=1)
     before = parameters(learner.network)
-    tuning = FineTuning(unchanged, steps=40)
+    tuning = FineTuning(unchanged, steps=40, learning_rate=1e-3)
     params, head = tuning.adapt_classifier(learner, episode, seeded())
     assert {name: list(value.shape) for name, value in head.items()} == {"weight": [3, 5], "bias": [3]}
     scores = finetuned_classifier(learner, tuning, episode, seeded())

@@ -268,10 +268,24 @@ SWAPPED_EMBEDDINGS = (
     "return embedding[:, :n_support], embedding[:, n_support:]",
     "return embedding[:, n_support:], embedding[:, :n_support]",
 )
-# Who notices: two tagged cells of the chapter, and two unit tests.
+DOT_PRODUCT = (
+    "utils/functional/distances.py",
+    "return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).mT",
+    "return a @ b.mT",
+)
+MEAN_OF_SHOTS = (
+    "utils/fewshot/relation.py",
+    "return (one_hot(labels, n_way, maps.dtype) @ maps.flatten(2))",
+    "return (F.normalize(one_hot(labels, n_way, maps.dtype), p=1, dim=-1) @ maps.flatten(2))",
+)
+FLIPPED_TARGETS = ("utils/fewshot/relation.py", "same = labels[..., None] == ", "same = labels[..., None] != ")
+# Who notices: tagged cells of the chapter, and unit tests.
 CELLS = ("leak-check", "equality")
 SETS_TEST = "test_episodes.py::test_the_images_are_those_that_the_indices_name"
 EMBEDDINGS_TEST = "test_prototypical.py::test_support_and_query_embeddings_come_back_in_their_places"
+COSINE_TEST = "test_matching.py::test_loss_and_gradient_are_those_of_the_paper"
+SUMS_TEST = "test_relation.py::test_a_class_is_the_sum_of_its_maps"
+TARGETS_TEST = "test_relation.py::test_scores_loss_and_gradient_are_those_of_the_paper"
 
 
 def run_with(folder: Path, mutations: Sequence[tuple[str, str, str]], with_cells: bool, *tests: str) -> small_book.Run:
@@ -300,10 +314,11 @@ def mutated(tmp_path_factory) -> small_book.Run:
     return run_with(tmp_path_factory.mktemp("mutated") / "copy", mutations, True, SETS_TEST)
 
 
-def outcome_of(run: small_book.Run, tag: str) -> str | None:
-    """How the cell with a tag failed."""
-    place = [i for i, one in enumerate(cells_for(*CELLS), 1) if tag in one["metadata"].get("tags", [])]
-    assert len(place) == 1, f"{CHAPTER.name} has {len(place)} cells tagged {tag!r}"
+def outcome_of(run: small_book.Run, tag: str, text: str = "") -> str | None:
+    """How the cell with a tag, and with that text in it, failed."""
+    cells = enumerate(cells_for(*CELLS), 1)
+    place = [i for i, one in cells if tag in one["metadata"].get("tags", []) and text in checks.source(one)]
+    assert len(place) == 1, f"{CHAPTER.name} has {len(place)} cells tagged {tag!r} with {text!r}"
     return run.failures[f"cells::Cell {place[0]}"]
 
 
@@ -317,7 +332,7 @@ def test_the_mutated_package_is_the_one_that_kernels_import(mutated):
 
 
 def test_a_distance_without_its_square_is_red(mutated):
-    assert "Tensor-likes are not close" in (outcome_of(mutated, "equality") or ""), mutated.text
+    assert "Tensor-likes are not close" in (outcome_of(mutated, "equality", "naive_log") or ""), mutated.text
 
 
 def test_test_classes_in_training_are_red(mutated):
@@ -331,3 +346,24 @@ def test_support_and_query_swapped_in_episodes_is_red(mutated):
 def test_support_and_query_swapped_after_embedding_is_red(tmp_path):
     run = run_with(tmp_path / "copy", [SWAPPED_EMBEDDINGS], False, EMBEDDINGS_TEST)
     assert len(run.failures) == len(run.red()) == 1, run.text
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory) -> small_book.Run:
+    """Two mutations of methods by comparison, in places that know nothing of each other."""
+    folder = tmp_path_factory.mktemp("compared") / "copy"
+    return run_with(folder, [DOT_PRODUCT, MEAN_OF_SHOTS], True, COSINE_TEST, SUMS_TEST)
+
+
+def test_a_dot_product_instead_of_the_cosine_is_red(compared):
+    assert compared.red(COSINE_TEST.partition("::")[2]), compared.text
+    assert "Tensor-likes are not close" in (outcome_of(compared, "equality", "naive_matching") or ""), compared.text
+
+
+def test_means_instead_of_sums_of_shots_are_red(compared):
+    assert compared.red(SUMS_TEST.partition("::")[2]), compared.text
+
+
+def test_flipped_relation_targets_are_red(tmp_path):
+    run = run_with(tmp_path / "copy", [FLIPPED_TARGETS], False, TARGETS_TEST)
+    assert len(run.failures) == len(run.red()) > 1, run.text

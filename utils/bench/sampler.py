@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-
 import torch
 
+from utils.bench.peers import learn2learn
 from utils.bench.timing import paired
 from utils.data import ImageSet
 from utils.data.episodes import EpisodeSampler
@@ -20,10 +17,9 @@ INNER = 8
 
 def task_dataset(images: ImageSet, n_way: int, per_class: int):
     """learn2learn's usual pipeline (NWays, KShots, LoadData, RemapLabels, ConsecutiveLabels) on float tensors."""
-    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # gym's farewell banner
-        import learn2learn as l2l
-        from learn2learn.data.transforms import ConsecutiveLabels, KShots, LoadData, NWays, RemapLabels
+    l2l = learn2learn()
+    from learn2learn.data.transforms import ConsecutiveLabels, KShots, LoadData, NWays, RemapLabels
+
     x, y = images.flat()
     dataset = l2l.data.MetaDataset(torch.utils.data.TensorDataset(x.float() / 255, y))
     steps = [

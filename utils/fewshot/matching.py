@@ -66,27 +66,43 @@ class FullContext(nn.Module):
         self.read = nn.LSTMCell(2 * features, features)
 
     def forward(self, support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        support = support + self._along(self.forwards, support) + self._along(self.backwards, support.flip(1)).flip(1)
+        support = support + self._both_ways(support)
         return support, self._attend(support, query)
 
-    @staticmethod
-    def _along(cell: nn.LSTMCell, sequence: Tensor) -> Tensor:
-        state, states = None, []
-        for element in sequence.unbind(1):
-            state = cell(element, state)
-            states.append(state[0])
-        return torch.stack(states, 1)
+    def _both_ways(self, support: Tensor) -> Tensor:
+        """``h(forward) + h(backward)``, the two directions computed side by side."""
+        cells = (self.forwards, self.backwards)
+        sequences = zip(cells, (support, support.flip(1)), strict=True)
+        gates = torch.stack([F.linear(x, cell.weight_ih, cell.bias_ih + cell.bias_hh) for cell, x in sequences])
+        weight = torch.stack([cell.weight_hh.mT for cell in cells])
+        hidden = state = support.new_zeros(2, support.shape[0], support.shape[2])
+        states = []
+        for incoming in gates.unbind(2):
+            hidden, state = _lstm(torch.baddbmm(incoming, hidden, weight), state)
+            states.append(hidden)
+        forwards, backwards = torch.stack(states, 2)
+        return forwards + backwards.flip(1)
 
     def _attend(self, support: Tensor, query: Tensor) -> Tensor:
-        batch = query.shape[:2]
-        hidden = query
-        state = torch.zeros_like(query)
+        features = query.shape[-1]
+        of_query, of_read = self.read.weight_ih.split(features, dim=1)
+        always = F.linear(query, of_query, self.read.bias_ih + self.read.bias_hh)  # the same in every step
+        # What is read enters by a product with each support embedding, so that product is taken once.
+        enters = support @ of_read.mT
+        weight, hidden, state = self.read.weight_hh.mT, query, torch.zeros_like(query)
         for _ in range(self.steps):
             attention = (hidden @ support.mT).softmax(-1)
-            incoming = torch.cat([query, attention @ support], -1)
-            h, c = self.read(incoming.flatten(0, 1), (hidden.flatten(0, 1), state.flatten(0, 1)))
-            hidden, state = h.unflatten(0, batch) + query, c.unflatten(0, batch)
+            gates = torch.baddbmm(always, attention, enters) + hidden @ weight
+            hidden, state = _lstm(gates, state)
+            hidden = hidden + query
         return hidden
+
+
+def _lstm(gates: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """What :class:`torch.nn.LSTMCell` makes of its four gates ``[..., 4 D]`` and the state ``[..., D]``."""
+    enter, forget, new, leave = gates.chunk(4, -1)
+    state = forget.sigmoid() * state + enter.sigmoid() * new.tanh()
+    return leave.sigmoid() * state.tanh(), state
 
 
 class MatchingNetwork(nn.Module):
