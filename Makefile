@@ -60,7 +60,8 @@ chapters: $(INSTALLED)
 	@$(BIN)/course run
 
 bench: $(INSTALLED)
-	@$(BIN)/course bench
+	@$(BIN)/course bench sampler
+	@$(BIN)/course bench episodes
 
 clean:
 	rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
