@@ -264,7 +264,7 @@ SWAPPED_SETS = (
     "query, support = block[:, :, : self.k_shot], block[:, :, self.k_shot :]",
 )
 SWAPPED_EMBEDDINGS = (
-    "utils/fewshot/prototypical.py",
+    "utils/fewshot/embedding.py",
     "return embedding[:, :n_support], embedding[:, n_support:]",
     "return embedding[:, n_support:], embedding[:, :n_support]",
 )
