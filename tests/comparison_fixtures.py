@@ -14,11 +14,13 @@ from utils.data.images import ImageSet
 N_TASKS, N_WAY, K_SHOT, N_QUERY = 2, 3, 2, 2
 
 
-def noise_episode(n_way: int = N_WAY, k_shot: int = K_SHOT, n_query: int = N_QUERY, n_tasks: int = N_TASKS) -> Episode:
+def noise_episode(
+    n_way: int = N_WAY, k_shot: int = K_SHOT, n_query: int = N_QUERY, n_tasks: int = N_TASKS, size: int = 16
+) -> Episode:
     """Noise with a common part a class, in float64."""
     generator = torch.Generator().manual_seed(0)
-    parts = torch.randint(0, 120, (6, 1, 1, 16, 16), generator=generator)
-    images = (parts + torch.randint(0, 120, (6, 8, 1, 16, 16), generator=generator)).to(torch.uint8)
+    parts = torch.randint(0, 120, (6, 1, 1, size, size), generator=generator)
+    images = (parts + torch.randint(0, 120, (6, 8, 1, size, size), generator=generator)).to(torch.uint8)
     names = tuple("abcdef")
     sampler = EpisodeSampler(ImageSet(images, names, names, "noise", "all"), n_way, k_shot, n_query, n_tasks, seed=1)
     episode = sampler.sample(0)

@@ -7,12 +7,12 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 import torch.nn.functional as F
+from comparison_fixtures import noise_episode, parameters
 from torch import Tensor, nn
 from torch.func import grad
 
 from utils.backbones import STATISTICS, Conv4
-from utils.data.episodes import Episode, EpisodeSampler
-from utils.data.images import ImageSet
+from utils.data.episodes import Episode
 from utils.fewshot import graph as graph_module
 from utils.fewshot.graph import Edges, Graph, GraphLayer, GraphNetwork, classify_embedded
 
@@ -22,13 +22,7 @@ N_TASKS, N_WAY, K_SHOT, N_QUERY = 2, 3, 2, 1
 @pytest.fixture(scope="module")
 def episode() -> Episode:
     """Noise with a common part a class, in float64."""
-    generator = torch.Generator().manual_seed(0)
-    parts = torch.randint(0, 120, (6, 1, 1, 16, 16), generator=generator)
-    images = (parts + torch.randint(0, 120, (6, 8, 1, 16, 16), generator=generator)).to(torch.uint8)
-    names = tuple("abcdef")
-    sampler = EpisodeSampler(ImageSet(images, names, names, "noise", "all"), N_WAY, K_SHOT, N_QUERY, N_TASKS, seed=1)
-    drawn = sampler.sample(0)
-    return replace(drawn, support_x=drawn.support_x.double(), query_x=drawn.query_x.double())
+    return noise_episode(N_WAY, K_SHOT, N_QUERY, N_TASKS)
 
 
 def graph_network(n_way: int = N_WAY, widths: tuple[int, ...] = (4, 3)) -> GraphNetwork:
@@ -48,10 +42,6 @@ def graph_network(n_way: int = N_WAY, widths: tuple[int, ...] = (4, 3)) -> Graph
 @pytest.fixture
 def network() -> GraphNetwork:
     return graph_network()
-
-
-def parameters(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in network.named_parameters()}
 
 
 def embedded(n_way: int = N_WAY, k_shot: int = K_SHOT, n_query: int = 2, d: int = 5) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,12 +7,12 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
+from comparison_fixtures import noise_episode, parameters
 from torch import Tensor, nn
 from torch.func import grad
 
 from utils.backbones import STATISTICS, Conv4
-from utils.data.episodes import Episode, EpisodeSampler
-from utils.data.images import ImageSet
+from utils.data.episodes import Episode
 from utils.fewshot.mixture import (
     Mixture,
     MixtureNetwork,
@@ -31,13 +31,7 @@ N_TASKS, N_WAY, K_SHOT, N_QUERY = 2, 3, 4, 2
 @pytest.fixture(scope="module")
 def episode() -> Episode:
     """Noise with a common part a class, in float64."""
-    generator = torch.Generator().manual_seed(0)
-    parts = torch.randint(0, 120, (6, 1, 1, 16, 16), generator=generator)
-    images = (parts + torch.randint(0, 120, (6, 8, 1, 16, 16), generator=generator)).to(torch.uint8)
-    names = tuple("abcdef")
-    sampler = EpisodeSampler(ImageSet(images, names, names, "noise", "all"), N_WAY, K_SHOT, N_QUERY, N_TASKS, seed=1)
-    drawn = sampler.sample(0)
-    return replace(drawn, support_x=drawn.support_x.double(), query_x=drawn.query_x.double())
+    return noise_episode(N_WAY, K_SHOT, N_QUERY, N_TASKS)
 
 
 @pytest.fixture
@@ -48,10 +42,6 @@ def network() -> MixtureNetwork:
         network(torch.rand(10, 1, 16, 16, dtype=torch.float64))
     nn.init.constant_(network.embedding.norms[-1].weight, 3.0)
     return network.eval()
-
-
-def parameters(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in network.named_parameters()}
 
 
 def points(seed: int = 0, counts: tuple[int, ...] = (4, 1, 3), d: int = 3, n_tasks: int = 2) -> tuple[Tensor, ...]:

@@ -7,12 +7,12 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
+from comparison_fixtures import noise_episode, parameters
 from torch import Tensor, nn
 from torch.func import grad
 
 from utils.backbones import MLP, STATISTICS, Conv4
-from utils.data.episodes import Episode, EpisodeSampler
-from utils.data.images import ImageSet
+from utils.data.episodes import Episode
 from utils.fewshot.prototypical import Prototypical, classify_embedded, linear_head, prototypical_logits
 from utils.functional import class_means
 
@@ -22,16 +22,7 @@ N_TASKS, N_WAY, K_SHOT, N_QUERY = 3, 4, 2, 3
 @pytest.fixture(scope="module")
 def episode() -> Episode:
     """Noise with a common part a class, in float64."""
-    generator = torch.Generator().manual_seed(0)
-    parts = torch.randint(0, 120, (6, 1, 1, 16, 16), generator=generator)
-    images = (parts + torch.randint(0, 120, (6, 8, 1, 16, 16), generator=generator)).to(torch.uint8)
-    names = tuple("abcdef")
-    sampler = EpisodeSampler(ImageSet(images, names, names, "noise", "all"), N_WAY, K_SHOT, N_QUERY, N_TASKS, seed=1)
-    return double(sampler.sample(0))
-
-
-def double(episode: Episode) -> Episode:
-    return replace(episode, support_x=episode.support_x.double(), query_x=episode.query_x.double())
+    return noise_episode(N_WAY, K_SHOT, N_QUERY, N_TASKS)
 
 
 @pytest.fixture
@@ -42,10 +33,6 @@ def network() -> Conv4:
         network(torch.rand(10, 1, 16, 16, dtype=torch.float64))
     nn.init.constant_(network.norms[-1].weight, 3.0)  # distances that matter to the softmax
     return network.eval()
-
-
-def parameters(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in network.named_parameters()}
 
 
 def paper(embed, episode: Episode, temperature: float = 1.0) -> Tensor:
@@ -134,19 +121,8 @@ def test_the_loss_can_be_differentiated_as_a_function_of_the_parameters(network,
 
 def test_the_mean_is_over_all_queries_of_all_tasks(network, episode):
     learner = Prototypical(network, "batch")
-    alone = [learner.loss(None, task_of(episode, task)) for task in range(N_TASKS)]
+    alone = [learner.loss(None, episode.task(task)) for task in range(N_TASKS)]
     torch.testing.assert_close(learner.loss(None, episode), torch.stack(alone).mean())
-
-
-def task_of(episode: Episode, task: int) -> Episode:
-    one = slice(task, task + 1)
-    return replace(
-        episode,
-        support_x=episode.support_x[one],
-        support_y=episode.support_y[one],
-        query_x=episode.query_x[one],
-        query_y=episode.query_y[one],
-    )
 
 
 # ------------------------------------------------------------------------------------------- the classifier is linear
@@ -244,7 +220,7 @@ def test_tasks_do_not_influence_each_other(network, episode):
         learner = Prototypical(network, statistics)
         together = learner.logits(None, episode)
         for task in range(N_TASKS):
-            torch.testing.assert_close(together[task], learner.logits(None, task_of(episode, task))[0])
+            torch.testing.assert_close(together[task], learner.logits(None, episode.task(task))[0])
 
 
 # -------------------------------------------------------------------------------------------- batch-norm statistics

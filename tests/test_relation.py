@@ -8,12 +8,12 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 import torch.nn.functional as F
+from comparison_fixtures import noise_episode, parameters
 from torch import Tensor, nn
 from torch.func import grad
 
 from utils.backbones import STATISTICS, Conv4, EpisodeNorm2d
-from utils.data.episodes import Episode, EpisodeSampler
-from utils.data.images import ImageSet
+from utils.data.episodes import Episode
 from utils.fewshot import relation as relation_module
 from utils.fewshot.relation import (
     Relation,
@@ -30,13 +30,7 @@ N_TASKS, N_WAY, K_SHOT, N_QUERY, SIZE, WIDTH, SIDE = 2, 3, 2, 2, 20, 3, 5
 @pytest.fixture(scope="module")
 def episode() -> Episode:
     """Noise with a common part a class, in float64; maps of odd size, so that pooling leaves something out."""
-    generator = torch.Generator().manual_seed(0)
-    parts = torch.randint(0, 120, (6, 1, 1, SIZE, SIZE), generator=generator)
-    images = (parts + torch.randint(0, 120, (6, 8, 1, SIZE, SIZE), generator=generator)).to(torch.uint8)
-    names = tuple("abcdef")
-    sampler = EpisodeSampler(ImageSet(images, names, names, "noise", "all"), N_WAY, K_SHOT, N_QUERY, N_TASKS, seed=1)
-    drawn = sampler.sample(0)
-    return replace(drawn, support_x=drawn.support_x.double(), query_x=drawn.query_x.double())
+    return noise_episode(N_WAY, K_SHOT, N_QUERY, N_TASKS, SIZE)
 
 
 @pytest.fixture
@@ -54,10 +48,6 @@ def network() -> RelationNetwork:
             maps = network.embedding(torch.rand(8, 1, SIZE, SIZE, dtype=torch.float64))
             network.relation(maps[:3] + maps[3:6], maps[6:])
     return network.eval()
-
-
-def parameters(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in network.named_parameters()}
 
 
 def normalised(norm: EpisodeNorm2d, x: Tensor, statistics: str, first: int) -> Tensor:

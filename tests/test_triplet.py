@@ -8,12 +8,12 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 import torch.nn.functional as F
+from comparison_fixtures import noise_episode
 from torch import Tensor, nn
 from torch.func import grad
 
 from utils.backbones import MLP, STATISTICS, Conv4
-from utils.data.episodes import Episode, EpisodeSampler
-from utils.data.images import ImageSet
+from utils.data.episodes import Episode
 from utils.fewshot.triplet import (
     MINING,
     Triplet,
@@ -40,13 +40,7 @@ def labels_of(n_tasks: int, size: int, n_way: int = 4, seed: int = 0) -> Tensor:
 @pytest.fixture(scope="module")
 def episode() -> Episode:
     """Noise with a common part a class, in float64."""
-    generator = torch.Generator().manual_seed(0)
-    parts = torch.randint(0, 120, (6, 1, 1, 16, 16), generator=generator)
-    images = (parts + torch.randint(0, 120, (6, 8, 1, 16, 16), generator=generator)).to(torch.uint8)
-    names = tuple("abcdef")
-    sampler = EpisodeSampler(ImageSet(images, names, names, "noise", "all"), N_WAY, K_SHOT, N_QUERY, N_TASKS, seed=1)
-    drawn = sampler.sample(0)
-    return replace(drawn, support_x=drawn.support_x.double(), query_x=drawn.query_x.double())
+    return noise_episode(N_WAY, K_SHOT, N_QUERY, N_TASKS)
 
 
 @pytest.fixture
