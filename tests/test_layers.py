@@ -13,8 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = (
-    {"data", "backbones", "kernels"},
+    {"kernels"},
     {"functional"},
+    {"data", "backbones"},
     {"training", "figures", "claims", "records", "chapters"},
     {"fewshot", "meta", "continual", "transfer"},
     {"exercises", "reproduce", "bench", "grading"},

@@ -1,4 +1,14 @@
-"""The score of every pair of two sets, as Siamese networks compute it, without all coordinates of all pairs."""
+"""The score of every pair of two sets, as Siamese networks compute it, without all coordinates of all pairs.
+
+Three sums over pairs, each the derivative of another, make up the score and its derivatives of every order. With
+``sgn(0) = 0``:
+
+    score       s_nm = sum_d w_d |a_nd - b_md|          ds/da = w sign_sum(a, b, g),  ds/db = w sign_sum(b, a, g^T)
+    sign_sum    o_nd = sum_m g_nm sgn(a_nd - b_md)      do/dg = sign_score(a, b, v)
+    sign_score  p_nm = sum_d v_nd sgn(a_nd - b_md)      dp/dv = sign_sum(a, b, g)
+
+On a GPU each is a kernel; elsewhere the differences are made a piece at a time. Either way memory is O(NM).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +16,8 @@ import math
 
 import torch
 from torch import Tensor
+
+from utils import kernels
 
 CHUNK = 2**18
 """Differences held at a time: 1 MB in float32, which stays in a core's cache."""
@@ -18,8 +30,8 @@ def pairwise_weighted_l1(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     floating-point dtype. Returns ``[..., N, M]``. Where two coordinates coincide the derivative of ``|.|`` is taken as
     0, its mean from both sides.
 
-    Memory O(NM), forward and backward: the ``N x M x D`` differences are made a piece at a time and made again for the
-    gradient. Only a second derivative (``create_graph=True``) keeps them.
+    Sums are in float32 (float64 for float64). Memory O(NM), for the value and for derivatives of every order; forward-
+    mode differentiation raises. A NaN makes its scores NaN. Runs as a kernel on CUDA, the same bits every time.
 
     Raises ``ValueError`` for shapes that do not fit, ``TypeError`` for other dtypes.
     """
@@ -32,29 +44,114 @@ def pairwise_weighted_l1(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
         raise ValueError(f"expected one weight a coordinate, [D]; got {list(weight.shape)}")
     if not a.is_floating_point() or not a.dtype == b.dtype == weight.dtype:
         raise TypeError(f"expected one floating-point dtype; got {a.dtype}, {b.dtype} and {weight.dtype}")
-    lead = a.shape[:-2]
-    n_tasks = math.prod(lead)
-    scores = _PairwiseWeightedL1.apply(a.reshape(n_tasks, *a.shape[-2:]), b.reshape(n_tasks, *b.shape[-2:]), weight)
-    return scores.reshape(*lead, a.shape[-2], b.shape[-2])
+    lead, n_tasks = a.shape[:-2], math.prod(a.shape[:-2])
+    tasks = a.reshape(n_tasks, *a.shape[-2:]), b.reshape(n_tasks, *b.shape[-2:]), weight.expand(n_tasks, -1)
+    return _Score.apply(*tasks).reshape(*lead, a.shape[-2], b.shape[-2])
 
 
-def _pieces(a: Tensor, b: Tensor) -> list[slice]:
-    """Ranges of rows of ``a`` whose differences to all of ``b`` are about ``CHUNK`` numbers."""
-    rows = max(1, CHUNK // max(1, b.shape[-2] * b.shape[-1]))
-    return [slice(first, first + rows) for first in range(0, max(1, a.shape[-2]), rows)]
+# ------------------------------------------------------------------------------------------- the sums, a piece at a time
 
 
-class _PairwiseWeightedL1(torch.autograd.Function):
-    """``[B, N, D]``, ``[B, M, D]``, ``[D]`` to ``[B, N, M]``."""
+def _pieces(a: Tensor, b: Tensor) -> list[tuple[slice, slice]]:
+    """Ranges of tasks, and of rows of ``a`` within them, whose differences to ``b`` are about ``CHUNK`` numbers."""
+    tasks, rows = a.shape[:2]
+    size = max(1, b.shape[1] * b.shape[2])  # of one row
+    if rows * size > CHUNK:
+        step = max(1, CHUNK // size)
+        return [(slice(i, i + 1), slice(j, j + step)) for i in range(tasks) for j in range(0, rows, step)]
+    step = CHUNK // max(1, rows * size)
+    return [(slice(i, i + step), slice(None)) for i in range(0, tasks, step)]
 
-    generate_vmap_rule = True
 
+def _plain_score(a: Tensor, b: Tensor, w: Tensor) -> Tensor:
+    """``[B, N, D]``, ``[B, M, D]``, ``[B, D]`` to ``[B, N, M]``."""
+    out = a.new_empty(*a.shape[:2], b.shape[1])
+    a, b, w = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (a, b, w))
+    for task, row in _pieces(a, b):
+        difference = a[task, row, None] - b[task, None]
+        out[task, row] = (difference.abs_() @ w[task, None, :, None])[..., 0]
+    return out
+
+
+def _plain_sign_score(a: Tensor, b: Tensor, v: Tensor) -> Tensor:
+    """``[B, N, D]``, ``[B, M, D]``, ``[B, N, D]`` to ``[B, N, M]``."""
+    out = v.new_empty(*a.shape[:2], b.shape[1])
+    for task, row in _pieces(a, b):
+        out[task, row] = ((a[task, row, None] - b[task, None]).sign_().to(v.dtype) @ v[task, row, :, None])[..., 0]
+    return out
+
+
+def _plain_sign_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    """``[B, N, D]``, ``[B, M, D]``, ``[B, N, M]`` to ``[B, N, D]``."""
+    out = a.new_empty(a.shape, dtype=torch.promote_types(a.dtype, torch.float32))
+    g = g.to(out.dtype)
+    for task, row in _pieces(a, b):
+        signs = (a[task, row, None] - b[task, None]).sign_().to(out.dtype)
+        out[task, row] = (g[task, row, None] @ signs)[..., 0, :]
+    return out
+
+
+# ------------------------------------------------------------------------------------------------- opaque to PyTorch
+
+
+@torch.library.custom_op("course::pair_score", mutates_args=())
+def _score(a: Tensor, b: Tensor, w: Tensor) -> Tensor:
+    if kernels.launches(a, b, w):
+        from utils.kernels import weighted_l1
+
+        return weighted_l1.score(a, b, w)
+    return _plain_score(a, b, w)
+
+
+@torch.library.custom_op("course::pair_sign_score", mutates_args=())
+def _sign_score(a: Tensor, b: Tensor, v: Tensor) -> Tensor:
+    if kernels.launches(a, b, v):
+        from utils.kernels import weighted_l1
+
+        return weighted_l1.sign_score(a, b, v)
+    return _plain_sign_score(a, b, v)
+
+
+@torch.library.custom_op("course::pair_sign_sum", mutates_args=())
+def _sign_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    if kernels.launches(a, b, g):
+        from utils.kernels import weighted_l1
+
+        return weighted_l1.sign_sum(a, b, g)
+    return _plain_sign_sum(a, b, g)
+
+
+@_score.register_fake
+def _(a: Tensor, b: Tensor, w: Tensor) -> Tensor:
+    return a.new_empty(*a.shape[:2], b.shape[1])
+
+
+@_sign_score.register_fake
+def _(a: Tensor, b: Tensor, v: Tensor) -> Tensor:
+    return v.new_empty(*a.shape[:2], b.shape[1])
+
+
+@_sign_sum.register_fake
+def _(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    return a.new_empty(a.shape, dtype=torch.promote_types(a.dtype, torch.float32))
+
+
+# ----------------------------------------------------------------------------------------------------- derivatives
+
+
+def _folded(function: type[torch.autograd.Function], info, in_dims, *tensors: Tensor) -> tuple[Tensor, int]:
+    """``vmap`` over a function whose first axis are independent tasks: the new axis becomes part of it."""
+    moved = [
+        x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)
+        for x, axis in zip(tensors, in_dims, strict=True)
+    ]
+    return function.apply(*(x.flatten(0, 1) for x in moved)).unflatten(0, moved[0].shape[:2]), 0
+
+
+class _Score(torch.autograd.Function):
     @staticmethod
-    def forward(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
-        tasks = []
-        for x, y in zip(a, b, strict=True):
-            tasks.append(torch.cat([(x[piece, None] - y).abs() @ weight for piece in _pieces(x, y)]))
-        return torch.stack(tasks)
+    def forward(a: Tensor, b: Tensor, w: Tensor) -> Tensor:
+        return _score(a, b, w)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -62,17 +159,64 @@ class _PairwiseWeightedL1(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        """``ds_nm / da_nd = w_d sign(a_nd - b_md) = -ds_nm / db_md`` and ``ds_nm / dw_d = |a_nd - b_md|``."""
-        a, b, weight = ctx.saved_tensors
-        by_a, by_b, by_weight = [], [], 0.0
-        for x, y, g in zip(a, b, gradient, strict=True):
-            rows, columns = [], 0.0
-            for piece in _pieces(x, y):
-                difference = x[piece, None] - y
-                signs = difference.sign()
-                rows.append((g[piece, None] @ signs)[:, 0])  # sum over m of g_nm sign_nmd
-                columns = columns - torch.einsum("nm,nmd->md", g[piece], signs)
-                by_weight = by_weight + g[piece].flatten() @ difference.abs().flatten(0, 1)
-            by_a.append(torch.cat(rows) * weight)
-            by_b.append(columns * weight)
-        return torch.stack(by_a), torch.stack(by_b), by_weight
+        a, b, w = ctx.saved_tensors
+        for_a, for_b, for_w = ctx.needs_input_grad
+        by_a = _SignSum.apply(a, b, gradient) if for_a or for_w else None
+        by_b = _SignSum.apply(b, a, gradient.mT) if for_b or for_w else None
+        by_w = None
+        if for_w:
+            # ds_nm / dw_d = |a_nd - b_md|, summed without another pass over the pairs: |x| = x sgn(x), and the two
+            # sums of signs add up to nothing, so any origin serves; their joint mean cancels least.
+            origin = (a.sum(1, keepdim=True) + b.sum(1, keepdim=True)) / max(1, a.shape[1] + b.shape[1])
+            by_w = (((a - origin) * by_a).sum(1) + ((b - origin) * by_b).sum(1)).to(w.dtype)
+        by_a = (by_a * w[:, None]).to(a.dtype) if for_a else None
+        by_b = (by_b * w[:, None]).to(b.dtype) if for_b else None
+        return by_a, by_b, by_w
+
+    @staticmethod
+    def vmap(info, in_dims, *tensors: Tensor):
+        return _folded(_Score, info, in_dims, *tensors)
+
+
+class _SignSum(torch.autograd.Function):
+    """Linear in ``g``, and constant in ``a`` and ``b`` wherever it has a derivative."""
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+        return _sign_sum(a, b, g)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        a, b, g = inputs
+        ctx.save_for_backward(a, b)
+        ctx.dtype = g.dtype
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return None, None, _SignScore.apply(*ctx.saved_tensors, gradient).to(ctx.dtype)
+
+    @staticmethod
+    def vmap(info, in_dims, *tensors: Tensor):
+        return _folded(_SignSum, info, in_dims, *tensors)
+
+
+class _SignScore(torch.autograd.Function):
+    """Linear in ``v``, and constant in ``a`` and ``b`` wherever it has a derivative."""
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, v: Tensor) -> Tensor:
+        return _sign_score(a, b, v)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        a, b, v = inputs
+        ctx.save_for_backward(a, b)
+        ctx.dtype = v.dtype
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return None, None, _SignSum.apply(*ctx.saved_tensors, gradient).to(ctx.dtype)
+
+    @staticmethod
+    def vmap(info, in_dims, *tensors: Tensor):
+        return _folded(_SignScore, info, in_dims, *tensors)
