@@ -17,7 +17,9 @@ def built(kernel: str, dtype: str, capability: int, **constants):
 
     acc = accumulator(dtype)
     tile = (weighted_l1.SUM_TILES if kernel == "sign_sum_kernel" else weighted_l1.SCORE_TILES)[acc]
-    code = compiled(getattr(weighted_l1, kernel), dtype, capability, {"ACC": acc, **constants, **tile}, weighted_l1.LAUNCH)
+    code = compiled(
+        getattr(weighted_l1, kernel), dtype, capability, {"ACC": acc, **constants, **tile}, weighted_l1.LAUNCH
+    )
     return code, tile["BN"] * tile["BM"] * tile["BD"] // (32 * weighted_l1.LAUNCH["num_warps"])
 
 

@@ -92,6 +92,8 @@ def test_not_a_number_and_infinity_stay_in_their_row(device):
     scores = pairwise_weighted_l1(a, b, w)
     assert scores[3].isnan().all() and torch.equal(scores[5], (w[1] * float("inf")).expand(18))
     others = [i for i in range(20) if i not in (3, 5)]
+    (slope,) = slopes(lambda x: pairwise_weighted_l1(x, b, w), [a], torch.ones(20, 18))
+    assert slope.isnan().nonzero().tolist() == [[3, 2]]
     assert torch.equal(scores[others], expected[others])
 
 

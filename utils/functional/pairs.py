@@ -13,6 +13,8 @@ On a GPU each is a kernel; elsewhere the differences are made a piece at a time.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -52,43 +54,54 @@ def pairwise_weighted_l1(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------- the sums, a piece at a time
 
 
-def _pieces(a: Tensor, b: Tensor) -> list[tuple[slice, slice]]:
-    """Ranges of tasks, and of rows of ``a`` within them, whose differences to ``b`` are about ``CHUNK`` numbers."""
+def _by_pieces(function: Callable[..., Tensor], a: Tensor, b: Tensor, third: Tensor) -> Tensor:
+    """``function(a, b, third)`` from pieces of some tasks, or of some rows of ``a`` in one task.
+
+    A piece has about ``CHUNK`` differences. ``third`` is ``[B, N, ...]``, or ``[B, 1, D]`` for all rows.
+    """
     tasks, rows = a.shape[:2]
     size = max(1, b.shape[1] * b.shape[2])  # of one row
-    if rows * size > CHUNK:
+    if tasks > 1 and tasks * rows * size > CHUNK:
+        step = max(1, CHUNK // (rows * size))
+        parts = zip(a.split(step), b.split(step), third.split(step), strict=True)
+        return torch.cat([_by_pieces(function, *part) for part in parts])
+    if rows > 1 and rows * size > CHUNK:
         step = max(1, CHUNK // size)
-        return [(slice(i, i + 1), slice(j, j + step)) for i in range(tasks) for j in range(0, rows, step)]
-    step = CHUNK // max(1, rows * size)
-    return [(slice(i, i + step), slice(None)) for i in range(0, tasks, step)]
+        thirds = third.split(step, 1) if third.shape[1] == rows else repeat(third)
+        return torch.cat([function(x, b, y) for x, y in zip(a.split(step, 1), thirds)], 1)  # noqa: B905
+    return function(a, b, third)
 
 
 def _plain_score(a: Tensor, b: Tensor, w: Tensor) -> Tensor:
     """``[B, N, D]``, ``[B, M, D]``, ``[B, D]`` to ``[B, N, M]``."""
-    out = a.new_empty(*a.shape[:2], b.shape[1])
-    a, b, w = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (a, b, w))
-    for task, row in _pieces(a, b):
-        difference = a[task, row, None] - b[task, None]
-        out[task, row] = (difference.abs_() @ w[task, None, :, None])[..., 0]
-    return out
+    wide = torch.promote_types(a.dtype, torch.float32)
+
+    def piece(a: Tensor, b: Tensor, w: Tensor) -> Tensor:
+        return torch.bmm((a[:, :, None] - b[:, None]).abs_().flatten(1, 2), w.mT).view(*a.shape[:2], b.shape[1])
+
+    return _by_pieces(piece, a.to(wide), b.to(wide), w.to(wide)[:, None]).to(a.dtype)
 
 
 def _plain_sign_score(a: Tensor, b: Tensor, v: Tensor) -> Tensor:
     """``[B, N, D]``, ``[B, M, D]``, ``[B, N, D]`` to ``[B, N, M]``."""
-    out = v.new_empty(*a.shape[:2], b.shape[1])
-    for task, row in _pieces(a, b):
-        out[task, row] = ((a[task, row, None] - b[task, None]).sign_().to(v.dtype) @ v[task, row, :, None])[..., 0]
-    return out
+
+    def piece(a: Tensor, b: Tensor, v: Tensor) -> Tensor:
+        return ((a[:, :, None] - b[:, None]).sign_().to(v.dtype) @ v[..., None])[..., 0]
+
+    return _by_pieces(piece, a, b, v)
 
 
 def _plain_sign_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
     """``[B, N, D]``, ``[B, M, D]``, ``[B, N, M]`` to ``[B, N, D]``."""
-    out = a.new_empty(a.shape, dtype=torch.promote_types(a.dtype, torch.float32))
-    g = g.to(out.dtype)
-    for task, row in _pieces(a, b):
-        signs = (a[task, row, None] - b[task, None]).sign_().to(out.dtype)
-        out[task, row] = (g[task, row, None] @ signs)[..., 0, :]
-    return out
+    wide = torch.promote_types(a.dtype, torch.float32)
+    if a.device.type == "cpu":
+        # The same sum is the gradient of torch.cdist for p = 1, whose loop on the CPU holds one difference at a time.
+        return torch.ops.aten._cdist_backward(g.to(wide), a.to(wide), b.to(wide), 1.0, g.to(wide))
+
+    def piece(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+        return (g[:, :, None] @ (a[:, :, None] - b[:, None]).sign_().to(wide))[..., 0, :]
+
+    return _by_pieces(piece, a, b, g.to(wide))
 
 
 # ------------------------------------------------------------------------------------------------- opaque to PyTorch
@@ -96,29 +109,29 @@ def _plain_sign_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
 
 @torch.library.custom_op("course::pair_score", mutates_args=())
 def _score(a: Tensor, b: Tensor, w: Tensor) -> Tensor:
-    if kernels.launches(a, b, w):
-        from utils.kernels import weighted_l1
+    if not kernels.launches(a, b, w):
+        return _plain_score(a, b, w)
+    from utils.kernels import weighted_l1
 
-        return weighted_l1.score(a, b, w)
-    return _plain_score(a, b, w)
+    return weighted_l1.score(a, b, w)
 
 
 @torch.library.custom_op("course::pair_sign_score", mutates_args=())
 def _sign_score(a: Tensor, b: Tensor, v: Tensor) -> Tensor:
-    if kernels.launches(a, b, v):
-        from utils.kernels import weighted_l1
+    if not kernels.launches(a, b, v):
+        return _plain_sign_score(a, b, v)
+    from utils.kernels import weighted_l1
 
-        return weighted_l1.sign_score(a, b, v)
-    return _plain_sign_score(a, b, v)
+    return weighted_l1.sign_score(a, b, v)
 
 
 @torch.library.custom_op("course::pair_sign_sum", mutates_args=())
 def _sign_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
-    if kernels.launches(a, b, g):
-        from utils.kernels import weighted_l1
+    if not kernels.launches(a, b, g):
+        return _plain_sign_sum(a, b, g)
+    from utils.kernels import weighted_l1
 
-        return weighted_l1.sign_sum(a, b, g)
-    return _plain_sign_sum(a, b, g)
+    return weighted_l1.sign_sum(a, b, g)
 
 
 @_score.register_fake
@@ -151,7 +164,7 @@ def _folded(function: type[torch.autograd.Function], info, in_dims, *tensors: Te
 class _Score(torch.autograd.Function):
     @staticmethod
     def forward(a: Tensor, b: Tensor, w: Tensor) -> Tensor:
-        return _score(a, b, w)
+        return (_score if kernels.opaque(a, b, w) else _plain_score)(a, b, w)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -183,7 +196,7 @@ class _SignSum(torch.autograd.Function):
 
     @staticmethod
     def forward(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
-        return _sign_sum(a, b, g)
+        return (_sign_sum if kernels.opaque(a, b, g) else _plain_sign_sum)(a, b, g)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -205,7 +218,7 @@ class _SignScore(torch.autograd.Function):
 
     @staticmethod
     def forward(a: Tensor, b: Tensor, v: Tensor) -> Tensor:
-        return _sign_score(a, b, v)
+        return (_sign_score if kernels.opaque(a, b, v) else _plain_sign_score)(a, b, v)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:

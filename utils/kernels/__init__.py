@@ -35,6 +35,14 @@ def launches(*tensors: Tensor) -> bool:
     return all((x.is_cuda or _anywhere) and (x.dtype in DTYPES or not x.is_floating_point()) for x in tensors)
 
 
+def opaque(*tensors: Tensor) -> bool:
+    """Whether to go through the registered operation: where kernels compute, and while PyTorch compiles.
+
+    Elsewhere the plain formula is called as it is; the detour costs more than a small episode's scores.
+    """
+    return launches(*tensors) or torch.compiler.is_compiling()
+
+
 @contextmanager
 def use(enabled: bool, anywhere: bool = False) -> Iterator[None]:
     """Switch kernels off or on meanwhile, for measuring one against the other.

@@ -58,7 +58,7 @@ def score_kernel(
         if SIGN:
             at_w = w_ptr + task * w_task + i64[None, :] * w_row + d[:, None] * w_column
             w = tl.load(at_w, mask=mask_a, other=0.0).to(ACC)[:, :, None]
-            signed = tl.where(difference > 0, w, tl.where(difference < 0, -w, 0.0))
+            signed = tl.where(difference > 0, w, tl.where(difference < 0, -w, w * difference))  # NaN stays NaN
             total += tl.sum(signed, axis=0)
         else:
             w = tl.load(w_ptr + task * w_task + d * w_column, mask=in_d, other=0.0).to(ACC)
@@ -97,7 +97,7 @@ def sign_sum_kernel(
         b = tl.load(at_b, mask=in_m[:, None] & in_d[None, :], other=0.0).to(ACC)
         g = tl.load(at_g, mask=in_m[:, None] & in_n[None, :], other=0.0).to(ACC)[:, :, None]
         difference = a[None, :, :] - b[:, None, :]
-        signed = tl.where(difference > 0, g, tl.where(difference < 0, -g, 0.0))
+        signed = tl.where(difference > 0, g, tl.where(difference < 0, -g, g * difference))
         total += tl.sum(signed, axis=0)
     at_out = out_ptr + (task * N + i64[:, None]) * D + d[None, :]
     tl.store(at_out, total.to(out_ptr.dtype.element_ty), mask=in_n[:, None] & in_d[None, :])
