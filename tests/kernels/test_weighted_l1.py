@@ -154,7 +154,7 @@ def formula_square(a: Tensor, b: Tensor, w: Tensor) -> Tensor:
 
 def test_forward_mode_raises(device):
     a, b, w = made(5, 4, 3, device)
-    with pytest.raises(RuntimeError, match="forward mode AD|jvp"):
+    with pytest.raises(RuntimeError, match=r"forward mode AD|jvp"):
         jvp(lambda a: pairwise_weighted_l1(a, b, w), (a,), (torch.ones_like(a),))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.data.images import ImageSet, as_float
+from utils.functional.gather import gather_episode, sent
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,6 @@ def _distinct(rows: int, n: int, n_of: int, generator: torch.Generator) -> Tenso
         if not len(collide):
             return drawn
         drawn[collide] = torch.randint(n_of, (len(collide), n), generator=generator)
-
-
-def _gather(entries: Tensor, classes: Tensor, instances: Tensor) -> Tensor:
-    """Entries ``[class, image, ...]`` at ``classes [B, n]`` and ``instances [B, n, m]``: ``[B, n, m, ...]``."""
-    rows = classes[..., None] * entries.shape[1] + instances
-    return entries.flatten(0, 1).index_select(0, rows.flatten().to(entries.device)).unflatten(0, rows.shape)
 
 
 @dataclass(frozen=True)
@@ -146,38 +141,35 @@ class EpisodeSampler:
         entries instead of images: embeddings that do not depend on the episode are computed once that way.
         """
         classes, instances = self.indices(index)
-        if bank is None:
-            block = self._images(classes, instances)
-        elif bank.shape[:2] != (self.n_classes, self.images.images.shape[1]):
+        n_classes, n_images = self.images.images.shape[:2]
+        if bank is not None and bank.shape[:2] != (self.n_classes, n_images):
             raise ValueError(
-                f"a bank for this sampler has {self.n_classes} classes of {self.images.images.shape[1]} entries; "
-                f"got {list(bank.shape)}"
+                f"a bank for this sampler has {self.n_classes} classes of {n_images} entries; got {list(bank.shape)}"
             )
-        else:
-            block = _gather(bank, classes, instances)
+        entries = (self.images.images if bank is None else bank).flatten(0, 1)
+        turns = classes // n_classes if self.rotations and bank is None else None
+
+        def gathered(rows: Tensor) -> Tensor:
+            """Entries at ``rows [B, n_way, some]``: ``[B, n_way * some, ...]``."""
+            if bank is None:
+                taken = gather_episode(entries, rows, None if turns is None else turns[..., None])
+            else:
+                taken = as_float(entries.index_select(0, sent(rows.flatten(), entries.device))).unflatten(0, rows.shape)
+            return taken.flatten(1, 2)
+
+        # Of a bank, rotated classes have entries of their own; of images, those of the class that is turned.
+        block = (classes if turns is None else classes % n_classes)[..., None] * n_images + instances
         support, query = block[:, :, : self.k_shot], block[:, :, self.k_shot :]
-        labels = torch.arange(self.n_way, device=block.device)
+        labels = torch.arange(self.n_way, device=entries.device)
         return Episode(
-            support_x=as_float(support).flatten(1, 2),
+            support_x=gathered(support),
             support_y=labels.repeat_interleave(self.k_shot).expand(self.batch_size, -1),
-            query_x=as_float(query).flatten(1, 2),
+            query_x=gathered(query),
             query_y=labels.repeat_interleave(self.n_query).expand(self.batch_size, -1),
             n_way=self.n_way,
             classes=classes,
             instances=instances,
         )
-
-    def _images(self, classes: Tensor, instances: Tensor) -> Tensor:
-        """uint8 ``[B, n_way, k_shot + n_query, C, H, W]``, turned where the class is a rotated one."""
-        turns, base = classes // self.images.n_classes, classes % self.images.n_classes
-        block = _gather(self.images.images, base, instances)
-        if self.rotations:
-            flat = block.flatten(0, 1)  # a view: [B * n_way, k + q, C, H, W]
-            for turn in (1, 2, 3):
-                # Found on the CPU: a mask on the device would have to wait for the device to count itself.
-                where = (turns.flatten() == turn).nonzero()[:, 0].to(flat.device)
-                flat[where] = torch.rot90(flat[where], turn, (-2, -1))
-        return block
 
     def batches(self, n: int, start: int = 0, bank: Tensor | None = None) -> Iterator[Episode]:
         """Batches ``start`` to ``start + n - 1``."""

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from utils.functional.gather import unit_range
+
 
 def as_float(images: Tensor) -> Tensor:
-    """uint8 images as float32 in [0, 1]; what is float already stays as it is.
-
-    Multiplied by 1/255, which is a third faster than dividing and differs in the last bit at most; 255 gives exactly 1.
-    """
-    return images.to(torch.float32).mul_(1 / 255) if images.dtype == torch.uint8 else images
+    """uint8 images as float32 in [0, 1], see :func:`unit_range`; what is float already stays as it is."""
+    return unit_range(images) if images.dtype == torch.uint8 else images
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def pairwise_weighted_l1(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     return _Score.apply(*tasks).reshape(*lead, a.shape[-2], b.shape[-2])
 
 
-# ------------------------------------------------------------------------------------------- the sums, a piece at a time
+# ------------------------------------------------------------------------------------------ the sums, a piece at a time
 
 
 def _by_pieces(function: Callable[..., Tensor], a: Tensor, b: Tensor, third: Tensor) -> Tensor:
