@@ -138,14 +138,16 @@ def test_unfinished_runs_are_kept_in_the_cache(monkeypatch, tmp_path):
 
 def test_bench_prints_what_it_measured(capsys, monkeypatch, tmp_path):
     rows = [
-        {"case": "5-way", "variant": "other", "median": 900.0, "unit": "us/episode"},
-        {"case": "5-way", "variant": "ours", "median": 30.0, "unit": "us/episode", "speedup": 30.0},
+        {"variant": "other", "median": 900.0, "unit": "us/episode"},
+        {"variant": "ours", "median": 30.0, "unit": "us/episode", "speedup": 30.0, "speedup_over": "other"},
+        {"variant": "compiled", "median": None, "unit": "us/episode", "status": "out of memory"},
     ]
-    rows[1]["speedup_over"] = "other"
+    rows = [{"function": "sampler", "case": "5-way", **row} for row in rows]
     monkeypatch.setattr("utils.bench.run", lambda name, out: (out / f"{name}.json", rows))
     assert cli.main(["bench", "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "30.0 times faster than other" in out and out.count("times faster") == 1
+    assert "900 us/episode" in out and "out of memory" in out
     assert f"written to {tmp_path / 'sampler.json'}" in out
 
 

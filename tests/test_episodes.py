@@ -92,6 +92,29 @@ def told(episode: Episode, task: int) -> tuple[list, list]:
     return episode.classes[task].tolist(), episode.instances[task].tolist()
 
 
+@pytest.mark.parametrize("rotations", [False, True])
+@pytest.mark.parametrize(("b", "n", "k", "q", "shape"), [(1, 5, 1, 1, (1, 28, 28)), (3, 7, 2, 3, (3, 9, 9))])
+def test_the_pixels_are_those_of_the_images_to_the_last_bit(rotations, b, n, k, q, shape):
+    """Written once more, image by image: recorded results depend on every bit."""
+    generator = torch.Generator().manual_seed(0)
+    names = tuple(map(str, range(8)))
+    images = torch.randint(0, 256, (8, 6, *shape), generator=generator).to(torch.uint8)
+    sampler = EpisodeSampler(ImageSet(images, names, names, "noise", "all"), n, k, q, b, rotations, seed=5)
+    for index in range(5):
+        episode, (classes, instances) = sampler.sample(index), sampler.indices(index)
+        assert torch.equal(episode.classes, classes) and torch.equal(episode.instances, instances)
+        support, query = [], []
+        for task in range(b):
+            for id, drawn in zip(classes[task].tolist(), instances[task].tolist(), strict=True):
+                turned = [np.rot90(images[id % 8, i].numpy(), id // 8, (1, 2)) for i in drawn]
+                pixels = [x.astype(np.float32) * np.float32(1 / 255) for x in turned]
+                support += pixels[:k]
+                query += pixels[k:]
+        assert np.array_equal(episode.support_x.numpy(), np.stack(support).reshape(b, n * k, *shape))
+        assert np.array_equal(episode.query_x.numpy(), np.stack(query).reshape(b, n * q, *shape))
+        assert episode.support_x.is_contiguous() and episode.query_x.is_contiguous()
+
+
 def test_every_label_is_the_class_on_the_image():
     for episode in EpisodeSampler(stamped(), 5, 2, 3, batch_size=4, seed=1).batches(10):
         for task in range(4):

@@ -20,7 +20,12 @@ def reference(chapter: str):
     return module
 
 
-CHAPTERS = {"setup": "01_few_shot_setup", "siamese": "02_siamese", "prototypical": "03_prototypical"}
+CHAPTERS = {
+    "setup": "01_few_shot_setup",
+    "siamese": "02_siamese",
+    "prototypical": "03_prototypical",
+    "kernels": "90_from_formula_to_kernel",
+}
 """The module of each chapter's exercises, and the folder of their reference solutions."""
 
 
@@ -164,6 +169,20 @@ MISTAKES = {
         lambda a: (float(a.mean()), float(1.96 * a.std() / len(a) ** 0.5)),
         lambda a: (float(a.mean()), float(a.std() / len(a) ** 0.5)),
         lambda a: (float(a.median()), float(1.96 * a.std() / len(a) ** 0.5)),
+    ],
+    ("kernels", "log_probabilities"): [
+        lambda q, c: (2 * q @ c.mT - c.square().sum(-1)).log_softmax(-1),
+        lambda q, c: (2 * q @ c.mT - c.square().sum(-1)).log_softmax(0),
+        lambda q, c: ((q - c.mean(0)) @ (c - c.mean(0)).mT).log_softmax(-1),
+        lambda q, c: (-torch.cdist(q, c)).log_softmax(-1),
+        lambda q, c: (-(q.double()[:, None] - c).square().sum(-1)).log_softmax(-1),
+    ],
+    ("kernels", "weight_gradient"): [
+        lambda a, b, s, t: (a * s).sum(0) + (b * t).sum(0),
+        lambda a, b, s, t: ((a - a.mean(0)) * s).sum(0) + ((b - b.mean(0)) * t).sum(0),
+        lambda a, b, s, t: ((a - 1000) * s).sum(0) - ((b - 1000) * t).sum(0),
+        lambda a, b, s, t: s.sum(0),
+        lambda a, b, s, t: a * s,
     ],
 }
 

@@ -10,6 +10,8 @@ from pathlib import Path
 # Named here too, because importing the methods imports torch, which a help text should not wait for.
 REPRODUCTIONS = ("pixels", "prototypical", "baseline", "siamese", "matching", "relation", "one-shot-runs")
 
+BENCHMARKS = ("sampler", "episodes", "kernels", "machine-code")
+
 
 def _run(args: argparse.Namespace) -> None:
     from utils.chapters import write_chapter
@@ -54,7 +56,8 @@ def _bench(args: argparse.Namespace) -> None:
     path, rows = run(args.name, args.out)
     for row in rows:
         faster = f"  {row['speedup']:6.1f} times faster than {row['speedup_over']}" if "speedup" in row else ""
-        print(f"{row['case']:54s} {row['variant']:49s} {row['median']:10.1f} {row['unit']}{faster}")
+        median = row.get("status", "") if row["median"] is None else f"{row['median']:10.3g} {row['unit']}"
+        print(f"{row['function']:24s} {row['case']:54s} {row['variant']:44s} {median}{faster}")
     print(f"written to {path}")
 
 
@@ -121,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     reproduce.set_defaults(call=_reproduce)
 
     bench = commands.add_parser("bench", help="time ours against the alternatives on this machine")
-    bench.add_argument("name", nargs="?", default="sampler", choices=["sampler", "episodes"])
+    bench.add_argument("name", nargs="?", default="sampler", choices=BENCHMARKS)
     bench.add_argument("--out", type=Path, help="results folder (default: book/results)")
     bench.set_defaults(call=_bench)
 

@@ -124,7 +124,8 @@ def read_runs(folder: Path, kind: str) -> list[dict]:
                 need_numbers(row, ["mean", "ci95", "n"], where)
             else:
                 need(row, ["function", "variant", "case", "unit", "median"], where)
-                need_numbers(row, ["median"], where)
+                if row["median"] is not None or row.get("status", "ok") == "ok":
+                    need_numbers(row, ["median"], where)
     return runs
 
 
@@ -288,10 +289,13 @@ def three_digits(value: float) -> str:
 
 
 def cost_rows(runs: Sequence[dict]) -> list[list[Cell]]:
-    """Return one row for each timing."""
+    """Return one row for each timing; what could not be measured says why."""
     rows = []
     for run in runs:
         for row in run["rows"]:
+            if row["median"] is None:
+                rows.append([row["function"], row["variant"], row["case"], row["status"], MISSING, MISSING])
+                continue
             spread = MISSING
             if row.get("low") is not None and row.get("high") is not None and row["low"] < row["high"]:
                 spread = f"{three_digits(row['low'])} to {three_digits(row['high'])}"
@@ -430,19 +434,22 @@ class ResultsTable(StoredTable):
 
 
 class CostsTable(StoredTable):
-    """``{costs-table}``: recorded timings, all or of one benchmark (``:name:``)."""
+    """``{costs-table}``: recorded timings, all or of one benchmark (``:name:``), on whatever machines it ran."""
 
     option_spec = {"name": str}  # noqa: RUF012
 
     def build(self) -> list[nodes.Node]:
         name = self.options.get("name")
         runs = [
-            run for run in read_runs(self.root / "book" / "results" / "bench", "bench") if name in (None, run["name"])
+            run
+            for run in read_runs(self.root / "book" / "results" / "bench", "bench")
+            if name in (None, run["name"]) or run["name"].startswith(f"{name}_")
         ]
         rows = cost_rows(runs)
-        return (
-            [table_node(COST_HEADER, rows, "course-costs"), *self.note([run_note(run) for run in runs])] if rows else []
-        )
+        notes = [run_note(run) for run in runs]
+        if name == "kernels" and all(run["provenance"]["device"].startswith("CPU") for run in runs):
+            notes.append("On a GPU: not measured yet. On a machine with one, `course bench kernels` does it.")
+        return [table_node(COST_HEADER, rows, "course-costs"), *self.note(notes)] if rows else []
 
 
 # The rest of the book

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from aot import CAPABILITIES, accumulator, compiled
 from checks import INTERPRETED
+
+from utils.bench.machine_code import CAPABILITIES, accumulator, compiled
 
 pytestmark = pytest.mark.skipif(INTERPRETED, reason="compiled in a process without TRITON_INTERPRET")
 pytest.importorskip("triton", reason="Triton is not installed")

@@ -2,31 +2,56 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 from utils.records import provenance, write_record
 
-NAMES = ("sampler", "episodes")
+NAMES = ("sampler", "episodes", "kernels", "machine-code")
 
 
 def run(name: str, folder: Path | None = None) -> tuple[Path, list[dict]]:
     """Measure ``name`` here and now; writes the record ``bench/<name>``, returns its path and rows.
 
-    ``"sampler"``: drawing episodes. ``"episodes"``: loss and gradient of one episode. Raises ``ValueError`` for other
-    names.
+    ``"sampler"``: drawing episodes. ``"episodes"``: loss and gradient of one episode. ``"kernels"``: the functions that
+    have a kernel, on the GPU if there is one; the record's name ends in what it was measured on. ``"machine-code"``:
+    what two layouts of a kernel compile to; needs no GPU. Raises ``ValueError`` for other names.
     """
     if name not in NAMES:
         raise ValueError(f"there is no benchmark {name!r}; there are {NAMES}")
-    from utils.bench import episodes, sampler
     from utils.bench.timing import threads
-    from utils.data import DataError, load
 
-    try:
-        images = load("omniglot", "all")
-    except DataError:
-        images = load("glyphs", "all")
+    stem, device, found = name.replace("-", "_"), "cpu", {}
     with threads(1):  # what is compared is the work; a second thread would sometimes wait for the first
-        rows = (sampler if name == "sampler" else episodes).measure(images)
-        made = provenance()
-    record = {"kind": "bench", "name": name, "command": f"course bench {name}", "rows": rows, "provenance": made}
-    return write_record(f"bench/{name}", record, folder), rows
+        if name in ("sampler", "episodes"):
+            from utils.bench import episodes, sampler
+            from utils.data import DataError, load
+
+            try:
+                images = load("omniglot", "all")
+            except DataError:
+                images = load("glyphs", "all")
+            rows = (sampler if name == "sampler" else episodes).measure(images)
+        elif name == "kernels":
+            from utils.bench import kernels
+            from utils.training import best_device
+
+            device = best_device()
+            stem = f"kernels_{kernels.machine(device)}"
+            found = kernels.measure(device)
+            rows = found.pop("rows")
+        else:
+            from utils.bench import machine_code
+
+            found = {"triton": version("triton")}
+            rows = machine_code.measure()
+        made = provenance(str(device))
+    record = {
+        "kind": "bench",
+        "name": stem,
+        "command": f"course bench {name}",
+        **found,
+        "rows": rows,
+        "provenance": made,
+    }
+    return write_record(f"bench/{stem}", record, folder), rows

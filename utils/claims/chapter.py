@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from utils.claims.claim import CHECK_MIME, GLUE_PREFIX, RESOLUTION, Claim, summarise
-from utils.claims.recorded import table_bundle
+from utils.claims.recorded import costs_bundle, machine_code_bundle, table_bundle
 from utils.claims.statistics import Agreement, agreement
 from utils.claims.tables import html_table, text_table
 from utils.records import read_record
@@ -154,6 +154,14 @@ class Chapter:
         ``columns`` maps endings of ids to headings; by default those of the few-shot table.
         """
         _display(table_bundle(methods, columns, quantity))
+
+    def costs(self, function: str, shape: Mapping[str, int] | None = None) -> None:
+        """Show what ``function`` was measured to cost, written in several ways; ``shape`` chooses one size."""
+        _display(costs_bundle(function, shape))
+
+    def machine_code(self) -> None:
+        """Show what the two layouts of the page "From formula to kernel" compile to."""
+        _display(machine_code_bundle())
 
     def agreements(self) -> dict[str, Agreement]:
         """Each claim of this run against the book's; a claim that only one of the two has does not agree."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.data.images import ImageSet, as_float
-from utils.functional.gather import gather_episode, sent
+from utils.functional.gather import gather_support_and_query, sent
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,15 @@ def _distinct(rows: int, n: int, n_of: int, generator: torch.Generator) -> Tenso
     while True:
         ordered = drawn.sort(dim=1).values
         collide = (ordered[:, 1:] == ordered[:, :-1]).any(dim=1).nonzero()[:, 0]
-        if not len(collide):
+        if not collide.numel():
             return drawn
         drawn[collide] = torch.randint(n_of, (len(collide), n), generator=generator)
+
+
+def _gather(entries: Tensor, classes: Tensor, instances: Tensor) -> Tensor:
+    """Entries ``[class, image, ...]`` at ``classes [B, n]`` and ``instances [B, n, m]``: ``[B, n, m, ...]``."""
+    rows = classes[..., None] * entries.shape[1] + instances
+    return entries.flatten(0, 1).index_select(0, sent(rows.flatten(), entries.device)).unflatten(0, rows.shape)
 
 
 @dataclass(frozen=True)
@@ -141,30 +147,27 @@ class EpisodeSampler:
         entries instead of images: embeddings that do not depend on the episode are computed once that way.
         """
         classes, instances = self.indices(index)
-        n_classes, n_images = self.images.images.shape[:2]
-        if bank is not None and bank.shape[:2] != (self.n_classes, n_images):
+        images = self.images.images
+        if bank is None:
+            base, turns = classes[..., None], None
+            if self.rotations:  # class c + r * n_classes is class c, its images turned r times
+                base, turns = base % self.images.n_classes, base // self.images.n_classes
+            rows = base * images.shape[1] + instances
+            support, query = gather_support_and_query(images.flatten(0, 1), rows, self.k_shot, turns)
+        elif bank.shape[:2] != (self.n_classes, images.shape[1]):
             raise ValueError(
-                f"a bank for this sampler has {self.n_classes} classes of {n_images} entries; got {list(bank.shape)}"
+                f"a bank for this sampler has {self.n_classes} classes of {images.shape[1]} entries; "
+                f"got {list(bank.shape)}"
             )
-        entries = (self.images.images if bank is None else bank).flatten(0, 1)
-        turns = classes // n_classes if self.rotations and bank is None else None
-
-        def gathered(rows: Tensor) -> Tensor:
-            """Entries at ``rows [B, n_way, some]``: ``[B, n_way * some, ...]``."""
-            if bank is None:
-                taken = gather_episode(entries, rows, None if turns is None else turns[..., None])
-            else:
-                taken = as_float(entries.index_select(0, sent(rows.flatten(), entries.device))).unflatten(0, rows.shape)
-            return taken.flatten(1, 2)
-
-        # Of a bank, rotated classes have entries of their own; of images, those of the class that is turned.
-        block = (classes if turns is None else classes % n_classes)[..., None] * n_images + instances
-        support, query = block[:, :, : self.k_shot], block[:, :, self.k_shot :]
-        labels = torch.arange(self.n_way, device=entries.device)
+        else:
+            block = _gather(bank, classes, instances)
+            support, query = block[:, :, : self.k_shot], block[:, :, self.k_shot :]
+            support, query = as_float(support).flatten(1, 2), as_float(query).flatten(1, 2)
+        labels = torch.arange(self.n_way, device=support.device)
         return Episode(
-            support_x=gathered(support),
+            support_x=support,
             support_y=labels.repeat_interleave(self.k_shot).expand(self.batch_size, -1),
-            query_x=gathered(query),
+            query_x=query,
             query_y=labels.repeat_interleave(self.n_query).expand(self.batch_size, -1),
             n_way=self.n_way,
             classes=classes,

@@ -1,7 +1,23 @@
 """The mathematics of the course as pure functions on tensors."""
 
 from utils.functional.distances import cosine_similarity, squared_distances
+from utils.functional.distillation import distillation_loss, distillation_terms
+from utils.functional.gather import gather_episode
+from utils.functional.importance import bias_fisher_diagonal, conv_fisher_diagonal, linear_fisher_diagonal
 from utils.functional.pairs import pairwise_weighted_l1
 from utils.functional.prototypes import best_of_class, class_means, one_hot
 
-__all__ = ["best_of_class", "class_means", "cosine_similarity", "one_hot", "pairwise_weighted_l1", "squared_distances"]
+__all__ = [
+    "best_of_class",
+    "bias_fisher_diagonal",
+    "class_means",
+    "conv_fisher_diagonal",
+    "cosine_similarity",
+    "distillation_loss",
+    "distillation_terms",
+    "gather_episode",
+    "linear_fisher_diagonal",
+    "one_hot",
+    "pairwise_weighted_l1",
+    "squared_distances",
+]

@@ -23,6 +23,8 @@ from utils import kernels
 
 CHUNK = 2**18
 """Differences held at a time: 1 MB in float32, which stays in a core's cache."""
+SMALL = 2**17
+"""As many are left to PyTorch's own derivatives: saving memory would take longer than the work itself."""
 
 
 def pairwise_weighted_l1(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
@@ -33,7 +35,8 @@ def pairwise_weighted_l1(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     0, its mean from both sides.
 
     Sums are in float32 (float64 for float64). Memory O(NM), for the value and for derivatives of every order; forward-
-    mode differentiation raises. A NaN makes its scores NaN. Runs as a kernel on CUDA, the same bits every time.
+    mode differentiation works for a few rows and raises otherwise. A NaN makes its scores NaN. Runs as a kernel on
+    CUDA, the same bits every time.
 
     Raises ``ValueError`` for shapes that do not fit, ``TypeError`` for other dtypes.
     """
@@ -47,6 +50,9 @@ def pairwise_weighted_l1(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
     if not a.is_floating_point() or not a.dtype == b.dtype == weight.dtype:
         raise TypeError(f"expected one floating-point dtype; got {a.dtype}, {b.dtype} and {weight.dtype}")
     lead, n_tasks = a.shape[:-2], math.prod(a.shape[:-2])
+    if a.numel() * b.shape[-2] <= min(SMALL, CHUNK) and not kernels.opaque(a, b, weight):
+        wide = torch.promote_types(a.dtype, torch.float32)
+        return ((a[..., :, None, :] - b[..., None, :, :]).abs().to(wide) @ weight.to(wide)).to(a.dtype)
     tasks = a.reshape(n_tasks, *a.shape[-2:]), b.reshape(n_tasks, *b.shape[-2:]), weight.expand(n_tasks, -1)
     return _Score.apply(*tasks).reshape(*lead, a.shape[-2], b.shape[-2])
 

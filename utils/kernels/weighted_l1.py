@@ -15,8 +15,7 @@ first axis, so that the sum over d stays inside a thread: on the last axis it wo
 three times as many instructions.
 """
 
-from __future__ import annotations
-
+# Without ``annotations`` from ``__future__``: Triton 3.0's interpreter does not know a constexpr that is kept as text.
 import torch
 import triton
 import triton.language as tl

@@ -11,9 +11,9 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-CAPABILITIES = (75, 80, 89, 90)
-"""T4; A100; L4 and the 4090; H100 and H200."""
+CAPABILITIES = {75: "T4", 80: "A100", 89: "L4, RTX 4090", 90: "H100, H200"}
 
 
 ACCUMULATORS = {"fp32": "float32", "fp16": "float32", "bf16": "float32", "fp64": "float64"}
@@ -31,9 +31,28 @@ class MachineCode:
     def count(self, instruction: str) -> int:
         return len(re.findall(rf"\b{re.escape(instruction)}", self.text))
 
+    def loop(self) -> int:
+        """Instructions of the longest stretch that a branch jumps back over: the loop that does the work."""
+        labels, longest, n = {}, 0, 0
+        for line in self.text.splitlines():
+            if label := re.match(r"(\.L_\w+):", line):
+                labels[label[1]] = n
+            elif re.search(r"/\*[0-9a-f]{4,}\*/\s+\S", line):
+                n += 1
+                back = re.search(r"BRA.*`\((\.L_\w+)\)", line)
+                if back and back[1] in labels:
+                    longest = max(longest, n - labels[back[1]])
+        return longest
+
 
 def compiled(
-    kernel, dtype: str, capability: int, constants: dict, options: dict, floats: tuple[str, ...] = (), **kinds: str
+    kernel: Any,
+    dtype: str,
+    capability: int,
+    constants: dict[str, Any],
+    options: dict[str, Any],
+    floats: tuple[str, ...] = (),
+    **kinds: str,
 ) -> MachineCode:
     """Machine code of ``kernel`` (decorated by ``triton.jit``) for ``capability``.
 
@@ -80,3 +99,24 @@ def read(cubin: bytes, shared: int) -> MachineCode:
         text = subprocess.run([_tool("nvdisasm"), "-c", file.name], capture_output=True, text=True).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     return MachineCode(int(found[1]), int(found[2]), shared, text)
+
+
+def measure() -> list[dict]:
+    """Instructions a triple of the two layouts of the page "From formula to kernel", for each GPU."""
+    from utils.bench import layouts
+
+    rows = []
+    for name, kernel in (("last axis", layouts.last_axis), ("first axis", layouts.first_axis)):
+        triples = layouts.TILE["BN"] * layouts.TILE["BM"] * layouts.TILE["BD"] / (32 * layouts.LAUNCH["num_warps"])
+        for capability, gpu in CAPABILITIES.items():
+            code = compiled(kernel, "fp32", capability, layouts.TILE, layouts.LAUNCH)
+            inner = code.loop()
+            rows.append(
+                {
+                    "function": "pairwise_weighted_l1", "case": f"sum over the {name}", "variant": gpu,
+                    "capability": capability, "unit": "instructions a triple",
+                    "median": inner / triples, "shuffles": code.count("SHFL"), "registers": code.registers,
+                    "arithmetic": (code.count("FADD") + code.count("FFMA") + code.count("FMUL")) / triples,
+                }
+            )  # fmt: skip
+    return rows

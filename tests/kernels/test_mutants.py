@@ -1,0 +1,77 @@
+"""Errors planted in the kernels: each has to be seen by the tests of that kernel.
+
+A mutant is the kernel's source with one text replaced. The tests named with it are called as they are; one of them has
+to fail. Unspoiled, all of them pass.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import test_weighted_l1
+import torch
+from checks import INTERPRETED
+
+from utils import kernels
+
+pytestmark = pytest.mark.skipif(not INTERPRETED, reason="planted errors may write anywhere: in the interpreter alone")
+
+FOLDER = Path(kernels.__file__).parent
+
+
+def weighted_l1(device: torch.device) -> None:
+    test_weighted_l1.test_scores_and_gradients_of_odd_shapes(device, None, 33, 65, 7)
+    test_weighted_l1.test_not_a_number_and_infinity_stay_in_their_row(device)
+
+
+TESTS = {"weighted_l1": weighted_l1}
+
+MUTANTS = [
+    ("weighted_l1", "in_n, in_m = i < N, j < M", "in_n, in_m = i <= N, j < M"),
+    ("weighted_l1", "in_n, in_m = i < N, j < M", "in_n, in_m = i < N - 1, j < M"),
+    ("weighted_l1", "in_d = d < D\n", "in_d = d <= D\n"),
+    ("weighted_l1", "range(0, D, BD)", "range(0, D - BD, BD)"),
+    ("weighted_l1", "range(0, M, BM)", "range(BM, M, BM)"),
+    ("weighted_l1", "tl.abs(difference)", "difference"),
+    ("weighted_l1", "a[:, :, None] - b[:, None, :]", "a[:, :, None] + b[:, None, :]"),
+    ("weighted_l1", "tl.where(difference < 0, -g, g * difference)", "tl.where(difference < 0, g, g * difference)"),
+    ("weighted_l1", "tl.where(difference < 0, -g, g * difference)", "tl.where(difference < 0, -g, g)"),
+    ("weighted_l1", "j64[:, None] * g_column + i64[None, :] * g_row", "j64[:, None] * g_row + i64[None, :] * g_column"),
+    ("weighted_l1", "total += tl.sum(signed, axis=0)\n    at_out = out_ptr + (task * N", "total = tl.sum(signed, axis=0)\n    at_out = out_ptr + (task * N"),  # noqa: E501
+    ("weighted_l1", "(task * N + i64[:, None]) * M + j64", "(task * N + i64[:, None]) * D + j64"),
+    ("weighted_l1", "w_ptr + task * w_task + d * w_column", "w_ptr + task * w_task + d * w_column + 1"),
+]  # fmt: skip
+
+
+def spoiled(monkeypatch: pytest.MonkeyPatch, folder: Path, module: str, old: str = "", new: str = "") -> None:
+    """Put the changed module in the place of ``utils.kernels.<module>``."""
+    text = (FOLDER / f"{module}.py").read_text(encoding="utf-8")
+    assert old in text, f"{old!r} is not in {module}.py any more: plant the error elsewhere"
+    path = folder / f"{module}_spoiled.py"
+    path.write_text(text.replace(old, new) if old else text, encoding="utf-8")
+    name = f"utils.kernels.{module}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    changed = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(changed)
+    monkeypatch.setitem(sys.modules, name, changed)
+    monkeypatch.setattr(kernels, module, changed, raising=False)
+
+
+@pytest.mark.parametrize("module", TESTS)
+def test_the_unspoiled_kernel_passes(device, monkeypatch, tmp_path, module):
+    spoiled(monkeypatch, tmp_path, module)
+    TESTS[module](device)
+
+
+@pytest.mark.parametrize(("module", "old", "new"), MUTANTS, ids=[f"{m[0]}: {m[2]}"[:60] for m in MUTANTS])
+def test_a_planted_error_is_seen(device, monkeypatch, tmp_path, module, old, new):
+    spoiled(monkeypatch, tmp_path, module, old, new)
+    from triton.runtime.errors import InterpreterError
+
+    with pytest.raises((AssertionError, InterpreterError)) as seen:
+        TESTS[module](device)
+    # Wrong numbers, or a lane out of bounds; a mutant that cannot run at all would show nothing.
+    assert seen.errisinstance(AssertionError) or "OutOfBoundsError" in str(seen.value)
