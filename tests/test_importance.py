@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from utils import kernels
 from utils.bench.memory import peak_bytes
+from utils.functional import bias_fisher_diagonal, conv_fisher_diagonal, linear_fisher_diagonal
 from utils.functional import importance as module
-from utils.functional.importance import bias_fisher_diagonal, conv_fisher_diagonal, linear_fisher_diagonal
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 

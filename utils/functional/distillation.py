@@ -12,8 +12,7 @@ The sum over k is everywhere taken of ``p log(p / q) - p + q``. The last two add
 normalisers, which is in the first as well and which T^2 would enlarge.
 """
 
-from __future__ import annotations
-
+# No postponed annotations: PyTorch 2.4 cannot make the schema of an operation from them.
 import math
 from numbers import Real
 

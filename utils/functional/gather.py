@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 import torch
 from torch import Tensor
 
@@ -129,18 +131,6 @@ def _selected(images: Tensor, rows: Tensor) -> Tensor:
         raise
 
 
-def _sizes(turns: Tensor) -> list[int]:
-    """How many there are of each kind."""
-    try:
-        sizes = turns.bincount(minlength=4).tolist()
-    except RuntimeError:  # it counts nothing that is negative
-        _check_range("turns", turns, 4)
-        raise
-    if len(sizes) > 4:
-        _check_range("turns", turns, 4)
-    return sizes
-
-
 def _pixels(images: Tensor, rows: Tensor, turns: Tensor | None) -> Tensor:
     """uint8 ``[*rows.shape, C, H, W]``.
 
@@ -151,9 +141,12 @@ def _pixels(images: Tensor, rows: Tensor, turns: Tensor | None) -> Tensor:
     if turns is None:
         block = _selected(images, flat)
     else:
-        turns = turns.flatten()
-        order = turns.argsort()
-        upright, *others = _selected(images, flat.index_select(0, order)).split_with_sizes(_sizes(turns))
+        kinds, order = turns.flatten().sort()
+        kinds = kinds.tolist()
+        if kinds and (kinds[0] < 0 or kinds[-1] > 3):
+            _check_range("turns", turns, 4)
+        starts = [bisect_left(kinds, turn) for turn in (1, 2, 3)]
+        upright, *others = _selected(images, flat.index_select(0, order)).tensor_split(starts)
         turned = [torch.rot90(part, turn, (-2, -1)) for turn, part in enumerate(others, 1)]
         block = torch.cat([upright, *turned]).index_select(0, sent(order.argsort(), images.device))
     return block.view(*rows.shape, *images.shape[1:])

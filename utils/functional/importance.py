@@ -191,7 +191,7 @@ def _plain(
     """Gradients of a few examples, ``[n groups, O, P]``, times their windows, ``[n groups, K, P]``; squares; the sum.
 
     Products of matrices and no convolution with the examples as groups: on a GPU that one would round to TF32 unasked,
-    and on the CPU it takes longer for small images and a little less for large ones.
+    and on the CPU it takes longer for images of up to 8 x 8 and less for larger ones.
     """
     wide = torch.promote_types(inputs.dtype, torch.float32)
     (n, channels), out_channels, positions = inputs.shape[:2], output_gradients.shape[1], output_gradients.shape[2:]

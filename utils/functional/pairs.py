@@ -10,8 +10,7 @@ Three sums over pairs, each the derivative of another, make up the score and its
 On a GPU each is a kernel; elsewhere the differences are made a piece at a time. Either way memory is O(NM).
 """
 
-from __future__ import annotations
-
+# Without ``annotations`` from ``__future__``: PyTorch 2.4 reads an operation's schema from types, not from texts.
 import math
 from collections.abc import Callable
 from itertools import repeat
@@ -180,8 +179,9 @@ class _Score(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         a, b, w = ctx.saved_tensors
         for_a, for_b, for_w = ctx.needs_input_grad
-        by_a = _SignSum.apply(a, b, gradient) if for_a or for_w else None
-        by_b = _SignSum.apply(b, a, gradient.mT) if for_b or for_w else None
+        sign_sum = _SignSum.apply if torch.is_grad_enabled() else _SignSum.forward  # with a derivative only if asked for
+        by_a = sign_sum(a, b, gradient) if for_a or for_w else None
+        by_b = sign_sum(b, a, gradient.mT) if for_b or for_w else None
         by_w = None
         if for_w:
             # ds_nm / dw_d = |a_nd - b_md|, summed without another pass over the pairs: |x| = x sgn(x), and the two

@@ -32,7 +32,10 @@ def launches(*tensors: Tensor) -> bool:
     """Whether kernels compute with these tensors: all on one CUDA device and of a dtype that kernels know."""
     if not _enabled:
         return False
-    return all((x.is_cuda or _anywhere) and (x.dtype in DTYPES or not x.is_floating_point()) for x in tensors)
+    for x in tensors:  # a loop and not all(...): PyTorch 2.4's compiler cannot look into a generator
+        if not (x.is_cuda or _anywhere) or (x.is_floating_point() and x.dtype not in DTYPES):
+            return False
+    return True
 
 
 def opaque(*tensors: Tensor) -> bool:
@@ -40,7 +43,7 @@ def opaque(*tensors: Tensor) -> bool:
 
     Elsewhere the plain formula is called as it is; the detour costs more than a small episode's scores.
     """
-    return launches(*tensors) or torch.compiler.is_compiling()
+    return torch.compiler.is_compiling() or launches(*tensors)
 
 
 @contextmanager

@@ -7,11 +7,12 @@ For example b, group by group, with p = (y, x) the positions of the output and k
 
 The sum over p is a product of matrices, ``O x P`` by ``P x K``; it has to be finished before it is squared, example by
 example. So a program holds two tiles of O x K: the sums of the example at hand, and the squares so far. The gradients
-of single examples, ``B O K`` numbers, never leave the registers, and neither do the windows of the inputs, ``B P K``
-numbers: both are what the plain formula spends its memory and its time on.
+of single examples, ``B O K`` numbers, never leave the registers, and the windows of the inputs, ``B P K`` numbers, are
+never copied: both are what the plain formula spends its memory and much of its time on.
 
-Floor: one multiply-add for each of ``B O K P``, and ``4 B (H W C + P O)`` bytes in float32 once through the cache.
-Products are in full float32, not rounded to the 10 bits of TF32, so the multiply-adds are those of the ordinary units.
+Floor: ``B O K P`` multiply-adds, and ``4 B (H W C + P O)`` bytes in float32, far below that from a few channels on.
+Products are in full float32 and not rounded to the 10 bits of TF32, so they are the work of the ordinary units; half
+precision is converted, and takes as long. In the loop of the large tile three of five instructions multiply and add.
 """
 
 # No annotations from __future__: the interpreter of Triton 3.0 does not see a constexpr in them.

@@ -13,8 +13,7 @@ in float32. Maxima and sums of exponentials are computed anew for the slope: rea
 ``exp(s - logsumexp)`` is less exact.
 """
 
-from __future__ import annotations
-
+# No postponed annotations: Triton 3.0's interpreter would not know its constants by them.
 import ctypes
 import math
 
