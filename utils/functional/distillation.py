@@ -268,7 +268,7 @@ class _ByKernel(torch.autograd.Function):
     @staticmethod
     def backward(ctx, by_entropy: Tensor, by_divergence: Tensor):
         inputs = by_entropy, by_divergence, *ctx.saved_tensors
-        followed = torch.is_grad_enabled() or _transformed(by_entropy, by_divergence)
+        followed = torch.is_grad_enabled() or (not torch.compiler.is_compiling() and _transformed(*inputs[:2]))
         return (_plain_slope if followed else _slope)(*inputs, *ctx.options), None, None, None, None, None
 
     @staticmethod

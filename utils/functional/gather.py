@@ -142,7 +142,10 @@ def _pixels(images: Tensor, rows: Tensor, turns: Tensor | None) -> Tensor:
         block = _selected(images, flat)
     else:
         kinds, order = turns.flatten().sort()
-        kinds = kinds.tolist()
+        try:
+            kinds = kinds.tolist()
+        except RuntimeError as error:  # of a tensor that stands for several
+            raise RuntimeError("torch.vmap cannot map over turns; rows and turns may have any axes instead") from error
         if kinds and (kinds[0] < 0 or kinds[-1] > 3):
             _check_range("turns", turns, 4)
         starts = [bisect_left(kinds, turn) for turn in (1, 2, 3)]
