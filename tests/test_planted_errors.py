@@ -260,8 +260,8 @@ UNSQUARED = (
 LEAK = ("utils/data/glyphs.py", 'if split in (script.split, "all")]', 'if split in (script.split, "all", "train")]')
 SWAPPED_SETS = (
     "utils/data/episodes.py",
-    "support, query = block[:, :, : self.k_shot], block[:, :, self.k_shot :]",
-    "query, support = block[:, :, : self.k_shot], block[:, :, self.k_shot :]",
+    "support, query = gather_support_and_query(",
+    "query, support = gather_support_and_query(",
 )
 SWAPPED_EMBEDDINGS = (
     "utils/fewshot/embedding.py",

@@ -40,8 +40,8 @@ def distillation_terms(
 
     ``-log softmax(s)_y`` over all C classes, and ``T^2 KL(softmax(t / T) || softmax(s / T))`` over the first ``n_old``.
     The gradient of a softened term shrinks with 1/T^2; the factor keeps it at the scale of the hard one (Hinton et al.
-    2015, section 2). Old classes only: Li & Hoiem 2016, eq. 2, and Wu et al. 2019, eq. 1, both without T^2 and less
-    the teacher's entropy, which has no gradient.
+    2015, section 2). Old classes only: LwF (Li & Hoiem 2016, eq. 2) and the distilling loss of BiC (Wu et al. 2019),
+    both without T^2, and with the teacher's entropy on top, which has no gradient.
 
     Parameters: ``student_logits`` ``[B, C]``; ``teacher_logits`` ``[B, C]`` or ``[B, n_old]``; ``labels`` ``[B]``
     int64, ``ignore_index`` where there is none; ``n_old`` in 1 .. C, by default as many classes as the teacher knows.
@@ -81,9 +81,9 @@ def distillation_loss(
 ) -> Tensor:
     """Learning from labels and a teacher: ``(1 - weight) cross_entropy + weight T^2 KL(teacher || student)``.
 
-    With ``weight = n_old / C``, and but for the factor T^2, the loss of BiC's first stage (Wu et al. 2019, eq. 3).
+    With ``weight = n_old / C``, and but for T^2 and a constant, this is the first stage of BiC (Wu et al. 2019).
     Parameters, derivatives and errors are those of :func:`distillation_terms`; ``weight`` lies in 0 .. 1. A term of
-    weight 0 does not count, even where it is infinite.
+    weight 0 does not count, even where it is infinite; with weight 1 the labels do not matter.
 
     Returns a scalar, or ``[B]`` for ``reduction="none"``, in nats. ``"mean"`` divides the cross-entropy by the number
     of rows that have a label, and the divergence, for which a teacher needs no label, by that of all rows. A mean over
@@ -97,9 +97,10 @@ def distillation_loss(
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}; got {reduction!r}")
     inputs = student_logits, teacher_logits.detach(), labels
-    if _takes_cpu(student_logits) and not _takes_kernel(*inputs):
+    by_kernel = _takes_kernel(*inputs)
+    if not by_kernel and _takes_cpu(student_logits):
         return _OnCpu.apply(*inputs, temperature, weight, n_old, ignore_index, reduction)
-    terms = _ByKernel.apply if _takes_kernel(*inputs) else _plain_terms
+    terms = _ByKernel.apply if by_kernel else _plain_terms
     entropy, divergence = terms(*inputs, temperature, n_old, ignore_index)
     if reduction != "none":
         entropy, divergence = entropy.sum(), divergence.sum()

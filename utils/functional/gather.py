@@ -50,7 +50,7 @@ def gather_episode(
     Raises
     ------
     ValueError : shapes that do not fit, images not square to be turned, indices not on the CPU or out of range.
-    TypeError : other dtypes.
+    TypeError : other dtypes. RuntimeError : ``torch.vmap`` over ``turns`` where no kernel runs.
     """
     turns = _checked(images, rows, turns, dtype)
     if kernels.opaque(images):
