@@ -32,10 +32,8 @@ def launches(*tensors: Tensor) -> bool:
     """Whether kernels compute with these tensors: all on one CUDA device and of a dtype that kernels know."""
     if not _enabled:
         return False
-    for x in tensors:  # a loop and not all(...): PyTorch 2.4's compiler cannot look into a generator
-        if not (x.is_cuda or _anywhere) or (x.is_floating_point() and x.dtype not in DTYPES):
-            return False
-    return True
+    # A list and not a generator: PyTorch 2.4's compiler cannot look into one.
+    return all([(x.is_cuda or _anywhere) and (x.dtype in DTYPES or not x.is_floating_point()) for x in tensors])
 
 
 def opaque(*tensors: Tensor) -> bool:
