@@ -179,9 +179,8 @@ class _Score(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         a, b, w = ctx.saved_tensors
         for_a, for_b, for_w = ctx.needs_input_grad
-        sign_sum = (
-            _SignSum.apply if torch.is_grad_enabled() else _SignSum.forward
-        )  # with a derivative only if asked for
+        # With a derivative of its own only if one is asked for: PyTorch 2.4's compiler cannot look into it.
+        sign_sum = _SignSum.apply if torch.is_grad_enabled() else _SignSum.forward
         by_a = sign_sum(a, b, gradient) if for_a or for_w else None
         by_b = sign_sum(b, a, gradient.mT) if for_b or for_w else None
         by_w = None
