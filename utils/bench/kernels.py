@@ -400,7 +400,7 @@ def _memory(call: Callable[[], object], device: torch.device, compiled: bool) ->
     return None if compiled else peak_bytes(call)
 
 
-def measure(device: torch.device | str, rounds: int = 9, chosen: Sequence[Callable[[], Work]] | None = None) -> dict:
+def measure(device: torch.device | str, rounds: int = 21, chosen: Sequence[Callable[[], Work]] | None = None) -> dict:
     """Ceilings of the machine and a row for each function, size, variant and mode.
 
     A variant that runs out of memory, or that ``torch.compile`` cannot compile here, has a row that says so. Raises
