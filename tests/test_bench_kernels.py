@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -56,6 +57,17 @@ def test_all_variants_compute_the_formula_and_all_rows_fit_the_schema(make):
 def test_a_variant_that_computes_something_else_is_not_timed():
     wrong = one({"naive": lambda x: x.square(), "ours": lambda x: 1.001 * x.square()}, tolerance=1e-4)
     with pytest.raises(ValueError, match=r"f, n = 6: ours is off by 1\.0e-03 forward; allowed 1e-04"):
+        measure(CPU, rounds=2, chosen=[lambda: wrong])
+
+
+def test_of_what_is_too_large_a_corner_is_compared(monkeypatch):
+    monkeypatch.setattr(kernels, "LARGEST", 0)
+    monkeypatch.setattr(kernels, "CORNER", 3)
+    rows = measure(CPU, rounds=2, chosen=[lambda: kernels.weighted_l1(CPU, 6, 5, 4)])["rows"]
+    assert all((row["error"] is None) == (row["mode"] != "forward") for row in rows)
+    work = kernels.weighted_l1(CPU, 6, 5, 4)
+    wrong = replace(work, variants={**work.variants, "ours": lambda a, b, w: 1.01 * work.variants["naive"](a, b, w)})
+    with pytest.raises(ValueError, match=r"ours is off by 1\.0e-02 forward"):
         measure(CPU, rounds=2, chosen=[lambda: wrong])
 
 

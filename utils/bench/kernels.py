@@ -70,6 +70,8 @@ SCHEMA = {
 """JSON schema of a row. ``median``, ``low``, ``high``: milliseconds a call, over ``repeats``; ``speedup``: of the naive
 variant's time by this one's, in the same round. ``error``: against float64, unknown where that would not fit."""
 CORNER = 64
+LARGEST = 2**33
+"""Bytes of a cube of differences in float64, up to which all of a result is compared with the formula."""
 AT_LEAST = 0.004
 """Seconds that one measurement should take; shorter calls are repeated."""
 
@@ -383,7 +385,7 @@ def _error(found: list[Tensor], exact: list[Tensor]) -> float:
 def _exact(work: Work) -> dict[str, list[Tensor]]:
     """The naive variant in float64, by mode. Where that does not fit, a corner of the forward result."""
     wide = [x.double() if x.is_floating_point() else x for x in work.inputs]
-    if 8 * math.prod(work.shape.values()) > 2**33:
+    if 8 * math.prod(work.shape.values()) > LARGEST:
         return {"forward": [work.variants["naive"](wide[0][:CORNER], wide[1][:CORNER], *wide[2:])]}
     return {mode: _flat(call()) for mode, call in _calls(work.variants["naive"], replace(work, inputs=wide)).items()}
 

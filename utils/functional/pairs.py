@@ -157,13 +157,13 @@ def _(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
 # ----------------------------------------------------------------------------------------------------- derivatives
 
 
-def _folded(function: type[torch.autograd.Function], info, in_dims, *tensors: Tensor) -> tuple[Tensor, int]:
+def _folded(function: type[torch.autograd.Function], info, in_dims, tensors, *options) -> tuple[Tensor, int]:
     """``vmap`` over a function whose first axis are independent tasks: the new axis becomes part of it."""
     moved = [
         x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)
         for x, axis in zip(tensors, in_dims, strict=True)
     ]
-    return function.apply(*(x.flatten(0, 1) for x in moved)).unflatten(0, moved[0].shape[:2]), 0
+    return function.apply(*(x.flatten(0, 1) for x in moved), *options).unflatten(0, moved[0].shape[:2]), 0
 
 
 class _Score(torch.autograd.Function):
@@ -180,9 +180,9 @@ class _Score(torch.autograd.Function):
         a, b, w = ctx.saved_tensors
         for_a, for_b, for_w = ctx.needs_input_grad
         # With a derivative of its own only if one is asked for: PyTorch 2.4's compiler cannot look into it.
-        sign_sum = _SignSum.apply if torch.is_grad_enabled() else _SignSum.forward
-        by_a = sign_sum(a, b, gradient) if for_a or for_w else None
-        by_b = sign_sum(b, a, gradient.mT) if for_b or for_w else None
+        signs = _Signs.apply if torch.is_grad_enabled() else _Signs.forward
+        by_a = signs(a, b, gradient, True) if for_a or for_w else None
+        by_b = signs(b, a, gradient.mT, True) if for_b or for_w else None
         by_w = None
         if for_w:
             # ds_nm / dw_d = |a_nd - b_md|, summed without another pass over the pairs: |x| = x sgn(x), and the two
@@ -195,48 +195,30 @@ class _Score(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, *tensors: Tensor):
-        return _folded(_Score, info, in_dims, *tensors)
+        return _folded(_Score, info, in_dims, tensors)
 
 
-class _SignSum(torch.autograd.Function):
-    """Linear in ``g``, and constant in ``a`` and ``b`` wherever it has a derivative."""
+class _Signs(torch.autograd.Function):
+    """``sign_sum`` of ``g`` or ``sign_score`` of ``v``; each is the derivative of the other.
 
-    @staticmethod
-    def forward(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
-        return (_sign_sum if kernels.opaque(a, b, g) else _plain_sign_sum)(a, b, g)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        a, b, g = inputs
-        ctx.save_for_backward(a, b)
-        ctx.dtype = g.dtype
+    Both are linear in their third argument, and constant in ``a`` and ``b`` wherever they have a derivative.
+    """
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
-        return None, None, _SignScore.apply(*ctx.saved_tensors, gradient).to(ctx.dtype)
-
-    @staticmethod
-    def vmap(info, in_dims, *tensors: Tensor):
-        return _folded(_SignSum, info, in_dims, *tensors)
-
-
-class _SignScore(torch.autograd.Function):
-    """Linear in ``v``, and constant in ``a`` and ``b`` wherever it has a derivative."""
-
-    @staticmethod
-    def forward(a: Tensor, b: Tensor, v: Tensor) -> Tensor:
-        return (_sign_score if kernels.opaque(a, b, v) else _plain_sign_score)(a, b, v)
+    def forward(a: Tensor, b: Tensor, x: Tensor, summed: bool) -> Tensor:
+        registered, plain = (_sign_sum, _plain_sign_sum) if summed else (_sign_score, _plain_sign_score)
+        return (registered if kernels.opaque(a, b, x) else plain)(a, b, x)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        a, b, v = inputs
+        a, b, x, ctx.summed = inputs
         ctx.save_for_backward(a, b)
-        ctx.dtype = v.dtype
+        ctx.dtype = x.dtype
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        return None, None, _SignSum.apply(*ctx.saved_tensors, gradient).to(ctx.dtype)
+        return None, None, _Signs.apply(*ctx.saved_tensors, gradient, not ctx.summed).to(ctx.dtype), None
 
     @staticmethod
-    def vmap(info, in_dims, *tensors: Tensor):
-        return _folded(_SignScore, info, in_dims, *tensors)
+    def vmap(info, in_dims, a: Tensor, b: Tensor, x: Tensor, summed: bool):
+        return _folded(_Signs, info, in_dims[:3], (a, b, x), summed)
