@@ -178,6 +178,18 @@ def test_printed_prototypical_numbers():
     ]  # fmt: skip
 
 
+def test_recorded_one_shot_runs_stand_in_their_own_table(course_pages):
+    folder = ROOT / "book" / "results"
+    runs = course_pages.read_runs(folder, "reproduction")
+    tables = course_pages.result_tables(course_pages.read_published(folder / "published.json"), runs)
+    of = {title: (header, rows) for title, header, rows in tables}
+    header, rows = of[course_pages.DATASETS["omniglot-one-shot-runs"]]
+    ours = [row for row in rows if row[1].startswith("ours, recorded")]
+    assert {row[0] for row in ours} >= {"Siamese network", "Modified Hausdorff distance"}
+    assert "5 alphabets, first set" in header
+    assert not any("alphabets" in column for column in of[course_pages.DATASETS["omniglot"]][0])
+
+
 def test_printed_errors_of_the_one_shot_runs():
     """Lake et al. (2015) print both reduced background sets, Lake et al. (2019) their mean."""
     prefix = "omniglot-one-shot-runs-"

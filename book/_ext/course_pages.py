@@ -192,6 +192,11 @@ def setting_of(row: dict) -> str:
     return row.get("setting") or f"{row.get('n_way')}-way {row.get('k_shot')}-shot"
 
 
+def dataset_of(run: dict, row: dict) -> str:
+    """Return the table that a recorded row stands in: a protocol of its own on the run's data is named by the id."""
+    return max((name for name in DATASETS if row["id"].startswith(f"{name}-")), key=len, default=run["dataset"])
+
+
 def our_label(run: dict, row: dict) -> str:
     """Return what stands in the column "Source" beside a value of ours; it says that the value was recorded."""
     parts = [f"ours, recorded {recorded_on(run)}", f"{row['n']} {row['over']}"]
@@ -223,7 +228,7 @@ def result_tables(published: Sequence[dict], runs: Sequence[dict]) -> list[tuple
             printed = about.get(row["id"].removesuffix(f"-{row.get('statistics')}"), {})
             setting = setting_of(printed or row)
             title = printed.get("title") or row["title"].replace(f", {setting}", "")
-            put(run["dataset"], title, our_label(run, row), setting, with_interval(row["mean"], row["ci95"]))
+            put(dataset_of(run, row), title, our_label(run, row), setting, with_interval(row["mean"], row["ci95"]))
 
     tables = []
     for dataset, methods in values.items():
@@ -419,10 +424,11 @@ class ResultsTable(StoredTable):
             if name in (None, row["method"]) and dataset in (None, row["dataset"])
         ]
         runs = [
-            run
+            {**run, "rows": [row for row in run["rows"] if dataset in (None, dataset_of(run, row))]}
             for run in read_runs(folder, "reproduction")
-            if name in (None, run["name"]) and dataset in (None, run["dataset"])
+            if name in (None, run["name"])
         ]
+        runs = [run for run in runs if run["rows"]]
         notes = [run_note(run) for run in runs] + published_note(published)
         tables = result_tables(published, runs)
         result: list[nodes.Node] = []
