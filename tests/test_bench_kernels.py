@@ -11,6 +11,7 @@ import torch
 
 from utils.bench import kernels, machine_code
 from utils.bench.kernels import SCHEMA, Work, measure
+from utils.bench.timing import threads
 from utils.records import results_dir
 
 jsonschema = pytest.importorskip("jsonschema", reason="comes with the book's packages")
@@ -24,6 +25,7 @@ SMALL = (
     lambda: kernels.linear_fisher(CPU, 3, 4, 5),
     lambda: kernels.pair_convolution(CPU, 2, 3, 2, 4),
     lambda: kernels.ridge(CPU, 4, 9, 2),
+    lambda: kernels.network_fisher(CPU, 3, 4, 2),
 )
 
 
@@ -33,6 +35,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(kernels, "ceilings", lambda device: {"copy_bytes_per_s": 1e9, "fma_per_s": 1e9})
     monkeypatch.setattr(kernels, "AT_LEAST", 0.0)
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    with threads(1):  # as the command does
+        yield
 
 
 def one(variants: dict, tolerance: float = 1e-6, compiled: str | None = None) -> Work:
@@ -108,6 +112,34 @@ def test_the_ratio_is_formed_in_each_round(monkeypatch):
     work = Work("f", {"n": 6}, (torch.arange(6.0),), variants, (1, 1), compiled=None)
     ours = measure(CPU, rounds=3, chosen=[lambda: work])["rows"][1]
     assert ours["speedup"] == 4.0 and ours["median"] == 1000.0  # 2, 10 and 4 times
+
+
+def test_what_takes_seconds_is_timed_once_a_round_and_in_fewer_rounds(monkeypatch):
+    monkeypatch.setattr(kernels, "_clock", None)
+    called = []
+    variants = {"naive": lambda x: x + 0, "ours": lambda x: (called.append(1), x * 1)[1]}
+    work = Work("f", {"n": 6}, (torch.arange(6.0),), variants, (1, 1), compiled=None, rounds=3)
+    rows = measure(CPU, rounds=21, chosen=[lambda: work])["rows"]
+    assert [row["repeats"] for row in rows] == [3, 3]
+    assert len(called) == 5  # compared, timed, watched for its memory
+
+
+def test_convolutions_compute_in_float32_proper_meanwhile():
+    seen = []
+    work = one({"naive": lambda x: (seen.append(torch.backends.cudnn.allow_tf32), x.square())[1]})
+    measure(CPU, rounds=2, chosen=[lambda: work])
+    assert seen and not any(seen) and torch.backends.cudnn.allow_tf32
+
+
+def test_of_a_network_each_convolution_counts_three_products():
+    network = kernels.network_fisher(CPU, 2, 8)
+    stem, stages = 27 * 64 * 64, [(64, 64, 64), (64, 128, 16), (128, 256, 4), (256, 512, 1)]
+    expected = 2 * stem  # no gradient of the images
+    for before, after, positions in stages:
+        shortcut = before * after * positions * (before != after)
+        expected += 3 * (9 * after * positions * (before + 3 * after) + shortcut)
+    assert network.instructions == (2 * expected, 2 * expected)
+    assert network.variants["ours"](*network.inputs).numel() == 11_159_232
 
 
 def test_a_broken_row_is_refused_by_the_schema():

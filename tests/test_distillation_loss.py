@@ -274,6 +274,19 @@ def test_masked_classes(route):
         assert torch.autograd.grad(rows.sum(), student)[0].isfinite().all()
 
 
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_the_lowest_number_masks_as_well(route, temperature):
+    student, teacher, labels = made(6, 7, dtype=torch.float32)
+    labels[:] = 0
+    kept = [0, 1, 3, 4, 6]
+    student[:, [2, 5]] = teacher[:, [2, 5]] = torch.finfo(torch.float32).min
+    student.requires_grad_()
+    terms = distillation_terms(student, teacher, labels, temperature)
+    exact = loops(student[:, kept].double(), teacher[:, kept].double(), labels, temperature, 5)
+    for ours, other in zip((*terms, *slopes(terms, student)), (*exact, *slopes(exact, student)), strict=True):
+        torch.testing.assert_close(ours.double(), other.double(), rtol=1e-5, atol=1e-6 * temperature**2)
+
+
 @pytest.mark.parametrize("value", [NAN, INF])
 @pytest.mark.parametrize("of_teacher", [False, True])
 def test_not_a_number_stays_in_its_row(route, value, of_teacher):

@@ -55,7 +55,7 @@ TESTS = {
 MUTANTS = [
     ("weighted_l1", "in_n, in_m = i < N, j < M", "in_n, in_m = i <= N, j < M"),
     ("weighted_l1", "in_n, in_m = i < N, j < M", "in_n, in_m = i < N - 1, j < M"),
-    ("weighted_l1", "in_d = d < D\n", "in_d = d <= D\n"),
+    ("weighted_l1", "in_d, d64 = d < D,", "in_d, d64 = d <= D,"),
     ("weighted_l1", "range(0, D, BD)", "range(0, D - BD, BD)"),
     ("weighted_l1", "range(0, M, BM)", "range(BM, M, BM)"),
     ("weighted_l1", "tl.abs(difference)", "difference"),
@@ -65,7 +65,7 @@ MUTANTS = [
     ("weighted_l1", "j64[:, None] * g_column + i64[None, :] * g_row", "j64[:, None] * g_row + i64[None, :] * g_column"),
     ("weighted_l1", "total += tl.sum(signed, axis=0)\n    at_out = out_ptr + (task * N", "total = tl.sum(signed, axis=0)\n    at_out = out_ptr + (task * N"),  # noqa: E501
     ("weighted_l1", "(task * N + i64[:, None]) * M + j64", "(task * N + i64[:, None]) * D + j64"),
-    ("weighted_l1", "w_ptr + task * w_task + d * w_column", "w_ptr + task * w_task + d * w_column + 1"),
+    ("weighted_l1", "w_ptr + task * w_task + d64 * w_column", "w_ptr + task * w_task + d64 * w_column + 1"),
     ("conv_fisher", "total += slope * slope", "total = slope * slope"),
     ("conv_fisher", "total += slope * slope", "total += slope"),
     ("conv_fisher", "total += slope * slope", "total -= slope * slope"),

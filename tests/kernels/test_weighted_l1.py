@@ -69,6 +69,24 @@ def test_stride_zero(device):
     assert error(out, formula(a.expand(4, 7), b, w)) < TOLERANCE[torch.float32]
 
 
+def test_offsets_beyond_32_bits(device):
+    # Rows or coordinates 2^30 numbers apart, in memory of which only a few pages are touched.
+    far = 2**30
+    try:
+        memory = torch.empty(2 * far + 9, dtype=torch.float16, device=device)
+    except RuntimeError:
+        pytest.skip("needs 4.3 GB of address space")
+    near = made(3, 3, 3, device, torch.float16)
+    for moves in ((3, far), (far, 3)):
+        inputs = [memory.as_strided((3, 3), moves, i).copy_(x) for i, x in enumerate(near[:2])]
+        weight = memory.as_strided((3,), (far,), 2).copy_(near[2])
+        compare([*inputs, weight])
+        for function in (torch.ops.course.pair_sign_score, torch.ops.course.pair_sign_sum):
+            for order in ((0, 1, 0), (1, 0, 1)):
+                a, b, x = (inputs[i][None] for i in order)
+                assert torch.equal(function(a, b, x), function(a.contiguous(), b.contiguous(), x.contiguous()))
+
+
 def test_empty_sets(device):
     for n, m, d in ((0, 3, 2), (3, 0, 2), (3, 2, 0), (0, 0, 0)):
         inputs = [x.requires_grad_() for x in made(n, m, d, device)]

@@ -2,7 +2,8 @@
 
 ``naive`` follows the formula, ``eager`` is the best that we know how to write in plain PyTorch, ``compiled`` is
 ``torch.compile`` of the naive one, ``ours`` is what ``utils.functional`` does on this device. Before anything is timed
-each is compared with the formula in float64 at the timed size.
+each is compared with the formula in float64 at the timed size. Convolutions compute in float32 proper: on a GPU,
+PyTorch's default rounds their factors to 10 bits (TF32).
 
 How near to the machine's limit a variant comes is told by a roofline: ``floor = max(bytes / copy bandwidth,
 instructions / rate)``, both rates measured in the same run.
@@ -18,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.bench.memory import peak_bytes
 from utils.bench.timing import summarise
@@ -82,7 +83,8 @@ class Work:
 
     ``variants``: name to function of ``inputs``; ``by``: which inputs have a gradient, none for what is not
     differentiated; ``bytes`` and ``instructions``: what forward, and forward with backward, cannot do without.
-    ``tolerance``: of the relative error against the first variant in float64.
+    ``tolerance``: of the relative error against the first variant in float64. ``rounds``: how often to time what takes
+    seconds, a single call each; none for what is timed as often as everything else.
     """
 
     function: str
@@ -94,6 +96,7 @@ class Work:
     by: tuple[int, ...] = ()
     compiled: str | None = "naive"
     tolerance: float = 1e-4
+    rounds: int | None = None
 
     @property
     def case(self) -> str:
@@ -225,6 +228,84 @@ def conv_fisher(device: torch.device, batch: int, channels: int, side: int) -> W
     )  # fmt: skip
 
 
+def network_fisher(device: torch.device, images: int, side: int, at_once: int = 128) -> Work:
+    """All convolutions of a ResNet-18 for small images: squared gradients of the loss, as EWC wants them after a task.
+
+    In evaluation mode, where images do not see each other. ``naive`` is the loop that is mostly written, an image at a
+    time; the others run through the network with ``at_once`` images and differ in what they do for a layer.
+    """
+    from torchvision.models import resnet18
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = resnet18(num_classes=100)
+        network.conv1, network.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    network.eval()
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    (x,) = _random(device, (images, 3, side, side))
+    labels = torch.randint(100, (images,), generator=torch.Generator().manual_seed(1)).to(device)
+
+    def zeros(like: Tensor) -> dict[nn.Conv2d, Tensor]:
+        network.to(like)
+        return {layer: torch.zeros_like(layer.weight) for layer in layers}
+
+    def flat(totals: Mapping[nn.Conv2d, Tensor]) -> Tensor:
+        return torch.cat([total.flatten() for total in totals.values()])
+
+    def naive(x: Tensor, labels: Tensor) -> Tensor:
+        totals = zeros(x)
+        for image, label in zip(x.split(1), labels.split(1), strict=True):
+            loss = F.cross_entropy(network(image), label)
+            slopes = torch.autograd.grad(loss, [layer.weight for layer in layers])
+            for total, slope in zip(totals.values(), slopes, strict=True):
+                total.addcmul_(slope, slope)
+        return flat(totals)
+
+    def by_layer(diagonal: Callable[[nn.Conv2d, Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+        def fisher(x: Tensor, labels: Tensor) -> Tensor:
+            totals = zeros(x)
+
+            def keep(layer: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
+                def meet(gradient: Tensor) -> None:
+                    totals[layer].add_(diagonal(layer, inputs[0].detach(), gradient))
+
+                output.register_hook(meet)
+
+            hooks = [layer.register_forward_hook(keep) for layer in layers]
+            try:
+                for some, their in zip(x.split(at_once), labels.split(at_once), strict=True):
+                    some = some.detach().requires_grad_()  # asked for this gradient, PyTorch makes none of the weights
+                    torch.autograd.grad(F.cross_entropy(network(some), their, reduction="sum"), some)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            return flat(totals)
+
+        return fisher
+
+    def unfolded(layer: nn.Conv2d, a: Tensor, g: Tensor) -> Tensor:
+        columns = F.unfold(a, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+        return (g.flatten(2) @ columns.mT).square().sum(0).view_as(layer.weight)
+
+    def ours(layer: nn.Conv2d, a: Tensor, g: Tensor) -> Tensor:
+        return conv_fisher_diagonal(a, g, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+
+    products = []
+
+    def counted(layer: nn.Conv2d, a: Tensor, g: Tensor) -> Tensor:
+        # Three times a layer: forwards, for its weights and, but for the first, backwards to its inputs.
+        products.append(g.numel() * layer.weight[0].numel() * (2 if layer is layers[0] else 3))
+        return layer.weight.detach()
+
+    size = 4 * (x.numel() + 2 * by_layer(counted)(x[:1], labels[:1]).numel())
+    return Work(
+        "conv_fisher_diagonal", {"images through a ResNet-18": images, "C": 3, "H": side, "W": side}, (x, labels),
+        {"naive": naive, "eager": by_layer(unfolded), "ours": by_layer(ours)},
+        # Rounding decides on which side of its kink a ReLU works, and with that on the gradient of one image.
+        (size, size), (images * sum(products),) * 2, compiled=None, tolerance=1e-3, rounds=3,
+    )  # fmt: skip
+
+
 def linear_fisher(device: torch.device, batch: int, inputs: int, outputs: int) -> Work:
     x, g = _random(device, (batch, inputs), (batch, outputs))
 
@@ -309,6 +390,7 @@ def works(device: torch.device) -> list[Callable[[], Work]]:
         lambda: episode(device, 20, 20, 3, 84, 400),
         lambda: conv_fisher(device, 512, 64, 32),
         lambda: conv_fisher(device, 512, 512, 4),
+        lambda: network_fisher(device, 5000, 32),
     ]
 
 
@@ -330,6 +412,20 @@ def _clock(call: Callable[[], object], device: torch.device) -> Callable[[], flo
         for _ in range(inner):
             call()
         return (time.perf_counter() - start) / inner
+
+    return seconds
+
+
+def _once(call: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    """Seconds of one call, anew at each call, for what takes so many that nothing else counts."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+    def seconds() -> float:
+        wait()
+        start = time.perf_counter()
+        call()
+        wait()
+        return time.perf_counter() - start
 
     return seconds
 
@@ -410,9 +506,10 @@ def measure(device: torch.device | str, rounds: int = 21, chosen: Sequence[Calla
     """
     device = torch.device(device)
     limits, rows = ceilings(device), []
-    for make in works(device) if chosen is None else chosen:
-        rows += _rows(make(), device, limits, rounds)
-        torch.compiler.reset()
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for make in works(device) if chosen is None else chosen:
+            rows += _rows(make(), device, limits, rounds)
+            torch.compiler.reset()
     return {"ceilings": limits, "rows": rows}
 
 
@@ -420,22 +517,21 @@ def _rows(work: Work, device: torch.device, limits: Mapping[str, float], rounds:
     variants = dict(work.variants)
     if work.compiled is not None:
         variants["compiled"] = torch.compile(work.variants[work.compiled], dynamic=False)
-    exact = _exact(work)
+    exact, rounds = _exact(work), min(rounds, work.rounds or rounds)
     calls, failed, errors = {}, {}, {}
     for name, variant in variants.items():
         try:
             calls[name] = _calls(variant, work)
-            for call in calls[name].values():
-                call()
+            found = {mode: _flat(call()) for mode, call in calls[name].items()}
         except (torch.OutOfMemoryError, RuntimeError) as error:  # a compiler that is not there is a RuntimeError too
             calls.pop(name, None)
             failed[name] = "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error).splitlines()[0]
             continue
-        errors[name] = {mode: _error(_flat(calls[name][mode]()), wanted) for mode, wanted in exact.items()}
-        for mode, found in errors[name].items():
-            if not found <= work.tolerance:
+        errors[name] = {mode: _error(found.pop(mode), wanted) for mode, wanted in exact.items()}
+        for mode, error in errors[name].items():
+            if not error <= work.tolerance:
                 raise ValueError(
-                    f"{work.function}, {work.case}: {name} is off by {found:.1e} {mode}; allowed {work.tolerance:.0e}"
+                    f"{work.function}, {work.case}: {name} is off by {error:.1e} {mode}; allowed {work.tolerance:.0e}"
                 )
     rows = []
     for mode in MODES if work.by else MODES[:1]:
@@ -447,7 +543,7 @@ def _rows(work: Work, device: torch.device, limits: Mapping[str, float], rounds:
 
 def _mode(work, device, limits, rounds, mode, calls, failed, errors) -> list[dict]:
     """The variants take turns, and each round begins with another one, so that a slow moment strikes all."""
-    clocks = {name: _clock(call, device) for name, call in calls.items()}
+    clocks = {name: (_once if work.rounds else _clock)(call, device) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in clocks}
     names = list(clocks)
     for turn in range(rounds):

@@ -22,9 +22,11 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from utils import kernels
+from utils.functional.vmap import folded
 
 WIDEST = {torch.float32: 8192, torch.float64: 4096}
 """Columns that the kernels can hold in registers, by the dtype they compute in."""
+LN2 = math.log(2)
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -274,13 +276,15 @@ class _ByKernel(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, *inputs):
-        # Rows are independent, so the new axis becomes part of them.
-        moved = [
-            x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)
-            for x, axis in zip(inputs[:3], in_dims[:3], strict=True)
-        ]
-        terms = _ByKernel.apply(*(x.flatten(0, 1) for x in moved), *inputs[3:])
-        return tuple(x.unflatten(0, moved[0].shape[:2]) for x in terms), (0, 0)
+        return folded(_ByKernel, info, in_dims, inputs[:3], *inputs[3:])
+
+
+def _exponents(x: Tensor, temperature: float) -> Tensor:
+    """``z`` of ``2^z = exp((x - the row's largest) / T)``, of which softmax and logarithms are made.
+
+    PyTorch's softmax would keep its sums to itself, and its powers of e take three times as long as those of 2.
+    """
+    return (x - x.amax(1, keepdim=True)).mul_(1 / (temperature * LN2))
 
 
 class _OnCpu(torch.autograd.Function):
@@ -293,37 +297,40 @@ class _OnCpu(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         wide, (n_rows, n_classes) = _wide(student, teacher), student.shape
         s, mean = student.to(wide), reduction == "mean"
-        loss, soft, hard, free = None, None, None, None
-        if weight > 0:
-            of_row = weight * temperature / (max(1, n_rows) if mean else 1)
-            old, t = _first(s, n_old), _first(teacher, n_old).to(wide)
-            a = (t - t.amax(1, keepdim=True)).div_(temperature)
-            b = (old - old.amax(1, keepdim=True)).div_(temperature)
-            p, q = torch.softmax(a, 1), torch.softmax(b, 1)
-            # The largest probability is one over the normaliser: a - b and the log of their ratio make log(p / q).
-            at_p, at_q = p.amax(1, keepdim=True), q.amax(1, keepdim=True)
-            log_ratio = a.sub_(b).add_(at_p.sub_(at_q).div_(at_q).log1p_())
-            free = b if n_old == n_classes else None
-            soft = q.sub_(p)
-            # 0 log(0 / 0) = 0. Where a logit was no number, so is all of its row of q - p.
-            each = p.mul_(log_ratio).nan_to_num_(0, math.inf, -math.inf).add_(soft)
-            loss = each.sum(1).clamp_(min=0).mul_(of_row * temperature)
+        loss, hard, b = None, None, None
         if weight < 1:
             kept = (labels != ignore_index)[:, None]
-            largest, at = s.amax(1, keepdim=True), labels[:, None] * kept
+            at, by = labels[:, None] * kept, kept.to(wide).mul_(1 - weight)
+            by = by.div_(kept.sum().clamp_(min=1)) if mean else by
+            b = _exponents(s, 1.0)
             try:
-                entropy = largest - s.gather(1, at)
+                of_label = b.gather(1, at)
             except (RuntimeError, IndexError):
                 wrong = int(at[(at < 0) | (at >= n_classes)][0])
                 raise ValueError(f"labels must lie in 0 .. {n_classes - 1} or be {ignore_index}; got {wrong}") from None
-            hard = torch.softmax(s, 1, out=free)
-            by = kept.to(wide).mul_(1 - weight)
-            by = by.div_(_labelled(labels, ignore_index)) if mean else by
-            entropy = entropy.sub_(hard.amax(1, keepdim=True).log_()).mul_(by).masked_fill_(~kept, 0)[:, 0]
-            loss = entropy if loss is None else loss.add_(entropy)
+            hard = b.exp2()
+            total = hard.sum(1, keepdim=True)
+            loss = torch.sub(total.log(), of_label, alpha=LN2).mul_(by).masked_fill_(~kept, 0)[:, 0]
+        if weight > 0:
+            of_row = weight * temperature / (max(1, n_rows) if mean else 1)
+            shared = b is not None and n_old == n_classes
+            b = b.mul_(1 / temperature) if shared else _exponents(_first(s, n_old), temperature)
+            a = _exponents(_first(teacher, n_old).to(wide), temperature)
+            q, log_ratio, p = b.exp2(), b.sub_(a), a.exp2_()
+            of_q, of_p = (x.sum(1, keepdim=True).reciprocal_() for x in (q, p))
+            # Of the normalisers as they are rounded, so that the same errors are in all of p log(p / q) - p + q.
+            log_ratio.add_((of_q - of_p).div_(of_p).log1p_().mul_(1 / LN2))
+            soft = q.mul_(of_q).sub_(p.mul_(of_p))
+            each = torch.sub(soft, p.mul_(log_ratio), alpha=LN2, out=p)
+            divergence = each.sum(1)
+            if divergence.isnan().any():
+                # 0 log(0 / q) = 0. Where a logit was no number, there is none in all of its row of q - p.
+                divergence = torch.where(each.isnan(), soft, each).sum(1)
+            divergence.clamp_(min=0).mul_(of_row * temperature)
+            loss = divergence if loss is None else loss.add_(divergence)
         if ctx.needs_input_grad[0]:
-            slope = s.new_zeros(s.shape) if hard is None else hard.mul_(by).scatter_add_(1, at, -by)
-            if soft is not None:
+            slope = s.new_zeros(s.shape) if hard is None else hard.mul_(by / total).scatter_add_(1, at, -by)
+            if weight > 0:
                 _first(slope, n_old).add_(soft, alpha=of_row)
             ctx.save_for_backward(student, teacher, labels, slope)
             ctx.options = temperature, weight, n_old, ignore_index, reduction

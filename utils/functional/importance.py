@@ -188,10 +188,13 @@ def _plain(
     groups: int,
     absolute: bool,
 ) -> Tensor:
-    """Gradients of a few examples, ``[n groups, O, P]``, times their windows, ``[n groups, K, P]``; squares; the sum.
+    """``s_bok`` and the sum of its squares, a few examples at a time.
 
-    Products of matrices and no convolution with the examples as groups: on a GPU that one would round to TF32 unasked,
-    and on the CPU it takes longer for images of up to 8 x 8 and less for larger ones.
+    For each example and group a product of matrices, of output gradients ``[O, P]`` and windows of the padded inputs
+    ``[K, P]``; ``O x K`` is a group's weight and P the positions. A convolution with the examples as groups would do
+    the same. On a GPU that one rounds to TF32 unasked. On the CPU neither is faster everywhere: the convolution takes
+    up to five times as long for many channels of a few pixels (64 of 4 x 4), where networks have most of their
+    weights, and down to half as long for few channels or large images.
     """
     wide = torch.promote_types(inputs.dtype, torch.float32)
     (n, channels), out_channels, positions = inputs.shape[:2], output_gradients.shape[1], output_gradients.shape[2:]

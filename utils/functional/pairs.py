@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from utils import kernels
+from utils.functional.vmap import folded
 
 CHUNK = 2**18
 """Differences held at a time: 1 MB in float32, which stays in a core's cache."""
@@ -157,15 +158,6 @@ def _(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
 # ----------------------------------------------------------------------------------------------------- derivatives
 
 
-def _folded(function: type[torch.autograd.Function], info, in_dims, tensors, *options) -> tuple[Tensor, int]:
-    """``vmap`` over a function whose first axis are independent tasks: the new axis becomes part of it."""
-    moved = [
-        x.expand(info.batch_size, *x.shape) if axis is None else x.movedim(axis, 0)
-        for x, axis in zip(tensors, in_dims, strict=True)
-    ]
-    return function.apply(*(x.flatten(0, 1) for x in moved), *options).unflatten(0, moved[0].shape[:2]), 0
-
-
 class _Score(torch.autograd.Function):
     @staticmethod
     def forward(a: Tensor, b: Tensor, w: Tensor) -> Tensor:
@@ -195,7 +187,7 @@ class _Score(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, *tensors: Tensor):
-        return _folded(_Score, info, in_dims, tensors)
+        return folded(_Score, info, in_dims, tensors)
 
 
 class _Signs(torch.autograd.Function):
@@ -221,4 +213,4 @@ class _Signs(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, a: Tensor, b: Tensor, x: Tensor, summed: bool):
-        return _folded(_Signs, info, in_dims[:3], (a, b, x), summed)
+        return folded(_Signs, info, in_dims, (a, b, x), summed)

@@ -47,20 +47,20 @@ def score_kernel(
     total = tl.zeros((BN, BM), dtype=ACC)
     for first in range(0, D, BD):
         d = first + tl.arange(0, BD)
-        in_d = d < D
+        in_d, d64 = d < D, d.to(tl.int64)
         mask_a, mask_b = in_d[:, None] & in_n[None, :], in_d[:, None] & in_m[None, :]
-        at_a = a_ptr + task * a_task + i64[None, :] * a_row + d[:, None] * a_column
-        at_b = b_ptr + task * b_task + j64[None, :] * b_row + d[:, None] * b_column
+        at_a = a_ptr + task * a_task + i64[None, :] * a_row + d64[:, None] * a_column
+        at_b = b_ptr + task * b_task + j64[None, :] * b_row + d64[:, None] * b_column
         a = tl.load(at_a, mask=mask_a, other=0.0).to(ACC)
         b = tl.load(at_b, mask=mask_b, other=0.0).to(ACC)
         difference = a[:, :, None] - b[:, None, :]
         if SIGN:
-            at_w = w_ptr + task * w_task + i64[None, :] * w_row + d[:, None] * w_column
+            at_w = w_ptr + task * w_task + i64[None, :] * w_row + d64[:, None] * w_column
             w = tl.load(at_w, mask=mask_a, other=0.0).to(ACC)[:, :, None]
             signed = tl.where(difference > 0, w, tl.where(difference < 0, -w, w * difference))  # NaN stays NaN
             total += tl.sum(signed, axis=0)
         else:
-            w = tl.load(w_ptr + task * w_task + d * w_column, mask=in_d, other=0.0).to(ACC)
+            w = tl.load(w_ptr + task * w_task + d64 * w_column, mask=in_d, other=0.0).to(ACC)
             total += tl.sum(tl.abs(difference) * w[:, None, None], axis=0)
     at_out = out_ptr + (task * N + i64[:, None]) * M + j64[None, :]
     tl.store(at_out, total.to(out_ptr.dtype.element_ty), mask=in_n[:, None] & in_m[None, :])
@@ -83,15 +83,15 @@ def sign_sum_kernel(
     i = (tile // tiles_d) % tiles_n * BN + tl.arange(0, BN)
     d = tile % tiles_d * BD + tl.arange(0, BD)
     in_n, in_d = i < N, d < D
-    i64 = i.to(tl.int64)
-    at_a = a_ptr + task * a_task + i64[:, None] * a_row + d[None, :] * a_column
+    i64, d64 = i.to(tl.int64), d.to(tl.int64)
+    at_a = a_ptr + task * a_task + i64[:, None] * a_row + d64[None, :] * a_column
     a = tl.load(at_a, mask=in_n[:, None] & in_d[None, :], other=0.0).to(ACC)
     total = tl.zeros((BN, BD), dtype=ACC)
     for first in range(0, M, BM):
         j = first + tl.arange(0, BM)
         in_m = j < M
         j64 = j.to(tl.int64)
-        at_b = b_ptr + task * b_task + j64[:, None] * b_row + d[None, :] * b_column
+        at_b = b_ptr + task * b_task + j64[:, None] * b_row + d64[None, :] * b_column
         at_g = g_ptr + task * g_task + j64[:, None] * g_column + i64[None, :] * g_row
         b = tl.load(at_b, mask=in_m[:, None] & in_d[None, :], other=0.0).to(ACC)
         g = tl.load(at_g, mask=in_m[:, None] & in_n[None, :], other=0.0).to(ACC)[:, :, None]
