@@ -8,7 +8,10 @@ import time
 from pathlib import Path
 
 # Named here too, because importing the methods imports torch, which a help text should not wait for.
-REPRODUCTIONS = ("pixels", "prototypical", "baseline", "siamese", "matching", "relation", "one-shot-runs")
+REPRODUCTIONS = (
+    *("pixels", "prototypical", "baseline", "siamese", "matching", "relation", "one-shot-runs"),
+    *("maml", "fomaml", "reptile", "maml-plus-plus", "imaml", "r2d2", "lr-d2", "metaoptnet-ridge", "metaoptnet-svm"),
+)
 
 BENCHMARKS = ("sampler", "episodes", "kernels", "machine-code")
 

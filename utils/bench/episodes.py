@@ -70,7 +70,7 @@ class Contest:
 
 def layers(module: nn.Module) -> list[nn.Module]:
     """Convolutions, normalisations and linear layers: what corresponds in two writings of one network."""
-    kinds = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
+    kinds = (nn.Conv2d, (nn.BatchNorm1d, nn.BatchNorm2d), nn.Linear)
     return [layer for kind in kinds for layer in module.modules() if isinstance(layer, kind)]
 
 

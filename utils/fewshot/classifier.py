@@ -24,9 +24,9 @@ class ClassifierNetwork(nn.Module):
         self.embedding = embedding
         self.head = nn.Linear(embedding.out_features, n_classes)
 
-    def forward(self, images: Tensor, statistics: str | None = None) -> Tensor:
+    def forward(self, images: Tensor, statistics: str | None = None, n_support: int | None = None) -> Tensor:
         """Class scores ``[N, n_classes]`` of images ``[N, C, H, W]``."""
-        return self.head(self.embedding(images, statistics))
+        return self.head(self.embedding(images, statistics, n_support))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Learning to adapt: one file a method."""
