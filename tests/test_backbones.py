@@ -337,14 +337,7 @@ def test_the_second_order_gradient_is_a_finite_difference(downsample, exact_from
         torch.testing.assert_close(slope, finite, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "statistics",
-    [
-        pytest.param("batch", marks=pytest.mark.xfail(strict=True, reason="PyTorch's batch_norm, functorch issue 534")),
-        "support",
-        "running",
-    ],
-)
+@pytest.mark.parametrize("statistics", STATISTICS)
 def test_the_second_order_gradient_under_vmap_is_that_of_a_loop(statistics):
     torch.manual_seed(0)
     network = MLP(8, (6, 5), normalise=True, activate_last=False).double().eval()

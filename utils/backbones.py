@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from utils.functional.convolution import conv2d, patches, together
 
 STATISTICS = ("batch", "support", "running")
 CHUNK = 2**22
@@ -100,8 +103,8 @@ def _follow(running_mean, running_var, mean: Tensor, var: Tensor, momentum: floa
     """The running averages, where there are any, go on to these statistics of ``x``."""
     if running_mean is not None:
         n = x.numel() // x.shape[1]
-        running_mean.lerp_(mean, momentum)
-        running_var.lerp_(var * (n / (n - 1)), momentum)
+        running_mean.data.lerp_(mean, momentum)
+        running_var.data.lerp_(var * (n / (n - 1)), momentum)
 
 
 def _var_mean(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,6 +121,119 @@ def _var_mean(x: Tensor) -> tuple[Tensor, Tensor]:
     return (torch.stack(squares).sum(0) / len(rows) - offset.square()).clamp_min(0), shift + offset
 
 
+class _TaskNorm(torch.autograd.Function):
+    """Batch normalisation, and ReLU where ``relu``, of ``x`` ``[..., M, C]`` by the statistics of its first ``m`` rows.
+
+    z = gamma x^ + beta with x^ = r (x - mean) and r = 1 / sqrt(var + eps).
+    """
+
+    @staticmethod
+    def forward(x, weight, bias, m, eps, relu):
+        mean = x[..., :m, :].mean(-2, keepdim=True)
+        centred = x - mean
+        r = torch.rsqrt(centred[..., :m, :].square().mean(-2, keepdim=True) + eps)
+        z = torch.addcmul(bias.unsqueeze(-2), centred, weight.unsqueeze(-2) * r)
+        return (z.relu_() if relu else z), mean, r
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        x, weight, _, ctx.m, ctx.eps, ctx.relu = inputs
+        z, mean, r = output
+        ctx.mark_non_differentiable(mean, r)
+        ctx.save_for_backward(x, weight, z if ctx.relu else None, mean, r)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor, *_):
+        return *_TaskNormSlope.apply(gradient, *ctx.saved_tensors, ctx.m, ctx.eps), None, None, None
+
+
+class _TaskNormSlope(torch.autograd.Function):
+    """The gradients of :class:`_TaskNorm` for ``gradient`` G, 1_m being one for the first m rows, else zero:
+
+    dbeta = <g, 1>, dgamma = <g, x^>, dx = s g - 1_m s / m (dbeta + x^ dgamma), with s = gamma r, and g = G where z > 0.
+
+    Of phi = <u, dx> + <v, dgamma> + <w, dbeta>, with the sums a = <u, 1_m>, b = <u, x^ 1_m> and
+    q = <u, g> - (a dbeta + b dgamma) / m, it is
+
+    dphi / dg = s u + (w - s a / m) + delta x^, where delta = v - s b / m,
+    dphi / dgamma = r q,
+    dphi / dx = r (delta g + 1_m (alpha u - e / m - f x^ / m)), where alpha = -s dgamma / m,
+    e = delta dbeta + alpha a and f = s q + delta dgamma + alpha b.
+    """
+
+    @staticmethod
+    def forward(gradient, x, weight, z, mean, r, m, eps):
+        g = gradient if z is None else torch.ops.aten.threshold_backward(gradient, z, 0)
+        s = weight.unsqueeze(-2) * r
+        by_bias = g.sum(-2, keepdim=True)
+        by_weight = (x - mean).mul_(g).sum(-2, keepdim=True).mul_(r)
+        slope = -s * r * by_weight / m
+        constant = -s * by_bias / m - slope * mean
+        by_x = g * s
+        by_x[..., :m, :].addcmul_(x[..., :m, :], slope).add_(constant)
+        return by_x, by_weight.squeeze(-2), by_bias.squeeze(-2)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        *inputs, ctx.m, ctx.eps = inputs
+        ctx.save_for_backward(*inputs, *output[1:])
+
+    @staticmethod
+    def backward(ctx, u, v, w):
+        gradient, x, weight, z, mean, r, by_weight, by_bias = ctx.saved_tensors
+        m = ctx.m
+        if torch.is_grad_enabled():  # for a third derivative
+            mean = x[..., :m, :].mean(-2, keepdim=True)
+            r = torch.rsqrt((x[..., :m, :] - mean).square().mean(-2, keepdim=True) + ctx.eps)
+        v, w, by_weight, by_bias, s = (t.unsqueeze(-2) for t in (v, w, by_weight, by_bias, weight))
+        s = s * r
+        g = gradient if z is None else torch.ops.aten.threshold_backward(gradient, z, 0)
+        normal, first = (x - mean) * r, u[..., :m, :]
+        a = first.sum(-2, keepdim=True)
+        b = (first * normal[..., :m, :]).sum(-2, keepdim=True)
+        q = (u * g).sum(-2, keepdim=True) - (a * by_bias + b * by_weight) / m
+        delta, alpha = v - s * b / m, -s * by_weight / m
+        by_g = torch.addcmul(torch.addcmul(w - s * a / m, normal, delta), u, s)
+        if z is not None:
+            by_g = torch.ops.aten.threshold_backward(by_g, z, 0)
+        e, f = delta * by_bias + alpha * a, s * q + delta * by_weight + alpha * b
+        through = torch.addcmul(torch.addcmul(-r * e / m, normal[..., :m, :], -r * f / m), first, r * alpha)
+        by_x = torch.addcmul(F.pad(through, (0, 0, 0, x.shape[-2] - m)) if m < x.shape[-2] else through, g, r * delta)
+        return by_g, by_x, (r * q).squeeze(-2), None, None, None, None, None
+
+
+def _norm_of_tasks(n: int, eps: float, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Of ``[B, N, C, H, W]``, with the statistics of the first ``n`` images of every task."""
+    rows = x.movedim(2, -1)
+    size, rows = rows.shape, rows.flatten(1, -2)
+    y = _TaskNorm.apply(rows, weight, bias, n * rows.shape[1] // size[1], eps, False)[0]
+    return y.reshape(size).movedim(-1, 2)
+
+
+def _normalised(n: int, eps: float, relu: bool, rows: Tensor, weight, bias, mean, var) -> Tensor:
+    """Of ``[B, M, C]``, with the statistics of the first ``n`` rows of every task, or with ``mean`` and ``var``."""
+    if n:
+        return _TaskNorm.apply(rows, weight, bias, n, eps, relu)[0]
+    scale = weight * torch.rsqrt(var + eps)
+    y = torch.addcmul((bias - mean * scale)[:, None], rows, scale[:, None])
+    return F.relu(y) if relu else y
+
+
+def _first_layer(n: int, eps: float, p: Tensor, w: Tensor, weight, bias, mean, var) -> Tensor:
+    """:func:`_normalised` of ``p @ w.mT`` by one product, for patches ``p`` ``[B, M, K]`` of small K.
+
+    Of y = w p, the mean is w mean(p) and the variance w cov(p) w'.
+    """
+    if n:
+        centre = p[:, :n].mean(1, keepdim=True)
+        centred = p[:, :n] - centre
+        mean = (w * centre).sum(-1)
+        var = (w @ (centred.mT @ centred / n) * w).sum(-1)
+    scale = weight * torch.rsqrt(var + eps)
+    w = torch.cat([w * scale[..., None], (bias - mean * scale)[..., None]], -1)
+    return F.pad(p, (0, 1), value=1.0) @ w.mT
+
+
 class EpisodeNorm2d(nn.BatchNorm2d):
     """Batch normalisation that is told whose mean and variance to use (Ioffe and Szegedy 2015).
 
@@ -130,32 +246,44 @@ class EpisodeNorm2d(nn.BatchNorm2d):
 
     Without a choice it does what ``nn.BatchNorm2d`` does: ``"batch"`` in training mode, else ``"running"``.
 
-    Under ``torch.vmap`` PyTorch's second derivative of ``"batch"`` is wrong, silently (functorch issue 534): loop over
-    the tasks there. ``"support"`` with all images as support is right everywhere, and slower.
+    Under ``torch.vmap`` every task has statistics of its own, and the running averages do not follow. The derivatives
+    are right in any order there too, while the second of ``F.batch_norm`` is wrong, silently (functorch issue 534).
     """
 
     def forward(self, x: Tensor, statistics: str | None = None, n_support: int | None = None) -> Tensor:
-        if statistics is None:
-            statistics = "batch" if self.training else "running"
-        if statistics == "running":
+        n = self.images(len(x), statistics, n_support)
+        if not n:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        if statistics == "batch":
+        y = together(partial(_norm_of_tasks, n, self.eps), x, self.weight, self.bias)
+        if y is not None:
+            return y
+        if statistics != "support":
             if x.ndim == 4 and x.stride(1) == 1 and not x.is_contiguous() and self._by_parts(x.numel(), x):
                 return _BatchNorm.apply(x, self.weight, self.bias, *self._running_averages())[0]
             if self.training:
                 return super().forward(x)
             return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
-        if statistics == "support":
-            if n_support is None or not 0 < n_support <= len(x):
-                raise ValueError(
-                    f'statistics="support" needs n_support between 1 and {len(x)}, the images of the batch; '
-                    f"got {n_support}"
-                )
-            # By hand, because F.batch_norm passes no gradient to statistics that it is given.
-            var, mean = torch.var_mean(x[:n_support], dim=(0, 2, 3), correction=0, keepdim=True)
-            weight, bias = self.weight[:, None, None], self.bias[:, None, None]
-            return (x - mean) * torch.rsqrt(var + self.eps) * weight + bias
-        raise ValueError(f"statistics must be one of {STATISTICS}; got {statistics!r}")
+        # By hand, because F.batch_norm passes no gradient to statistics that it is given.
+        var, mean = torch.var_mean(x[:n], dim=(0, 2, 3), correction=0, keepdim=True)
+        weight, bias = self.weight[:, None, None], self.bias[:, None, None]
+        return (x - mean) * torch.rsqrt(var + self.eps) * weight + bias
+
+    def images(self, n: int, statistics: str | None = None, n_support: int | None = None) -> int:
+        """How many of ``n`` images, the first, these ``statistics`` are of; 0 for those kept while training."""
+        if statistics is None:
+            statistics = "batch" if self.training else "running"
+        if statistics not in STATISTICS:
+            raise ValueError(f"statistics must be one of {STATISTICS}; got {statistics!r}")
+        if statistics == "support" and (n_support is None or not 0 < n_support <= n):
+            raise ValueError(
+                f'statistics="support" needs n_support between 1 and {n}, the images of the batch; got {n_support}'
+            )
+        return {"batch": n, "support": n_support, "running": 0}[statistics]
+
+    @property
+    def numbers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What takes part in the computation."""
+        return self.weight, self.bias, self.running_mean, self.running_var
 
     def _by_parts(self, numbers: int, x: Tensor) -> bool:
         """Whether a map of so many ``numbers`` is a case for :class:`_BatchNorm`, ``x`` being it or its origin."""
@@ -223,7 +351,15 @@ class Conv4(nn.Module):
         self.to(memory_format=torch.channels_last)  # a third faster than the default layout on CPU
 
     def forward(self, x: Tensor, statistics: str | None = None, n_support: int | None = None) -> Tensor:
-        if statistics == "running" or (statistics is None and not self.training):
+        if statistics is None and not self.training:
+            statistics = "running"
+        counts = [norm.images(len(x), statistics, n_support) for norm in self.norms]
+        pairs = zip(self.convs, self.norms, strict=True)
+        tensors = [tensor for conv, norm in pairs for tensor in (conv.weight, *norm.numbers)]
+        y = together(partial(self._of_tasks, counts), x, *tensors)
+        if y is not None:
+            return y
+        if statistics == "running":
             return self._running(x)
         x = x.contiguous(memory_format=torch.channels_last)
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
@@ -232,6 +368,29 @@ class Conv4(nn.Module):
             else:
                 x = self._halve(norm(conv(x), statistics, n_support), i)
         return self._output(x)
+
+    def _of_tasks(self, counts: list[int], x: Tensor, *tensors: Tensor) -> Tensor:
+        """Of ``[B, N, C, H, W]``, every task by its own ``tensors`` and the statistics of its first images."""
+        x = x.movedim(2, -1)
+        for i, (n, conv, norm) in enumerate(zip(counts, self.convs, self.norms, strict=True)):
+            (stride, padding), pools = (conv.stride[0], conv.padding[0]), self._pools(i)
+            weight, *numbers = tensors[5 * i : 5 * i + 5]
+            if i == 0:
+                x = patches(x, weight.shape[-1], stride, padding)
+                size, rows = x.shape[:4], x.flatten(1, 3)
+                n *= size[2] * size[3]
+                rows = _first_layer(n, norm.eps, rows, weight.movedim(2, -1).flatten(2), *numbers)
+                rows = rows if pools else F.relu(rows)
+            else:
+                x = conv2d(x, weight, stride, padding)
+                size, rows = x.shape[:4], x.flatten(1, 3)
+                rows = _normalised(n * size[2] * size[3], norm.eps, not pools, rows, *numbers)
+            x = rows.unflatten(1, size[1:])
+            if pools:
+                x = F.relu(F.max_pool2d(x.flatten(0, 1).movedim(-1, 1), 2)).movedim(1, -1).unflatten(0, size[:2])
+        if self.maps:
+            return x.movedim(-1, 2)
+        return x.movedim(-1, 2).flatten(2) if self.downsample == "pool" else x.mean((2, 3))
 
     def _running(self, x: Tensor) -> Tensor:
         """With running statistics: normalisation is part of the convolution, and no image influences another."""
@@ -287,13 +446,31 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, statistics: str | None = None, n_support: int | None = None) -> Tensor:
         x = x.flatten(1)
+        if self.norms is not None:
+            counts = [norm.images(len(x), statistics, n_support) for norm in self.norms]
+            pairs = zip(self.linears, self.norms, strict=True)
+            tensors = [tensor for linear, norm in pairs for tensor in (linear.weight, linear.bias, *norm.numbers)]
+            y = together(partial(self._of_tasks, counts), x, *tensors)
+            if y is not None:
+                return y
         for i, linear in enumerate(self.linears):
             x = linear(x)
             if self.norms is not None:
                 x = self.norms[i](x[:, :, None, None], statistics, n_support)[:, :, 0, 0]
-            if self.activate_last or i + 1 < len(self.linears):
+            if self._activates(i):
                 x = F.relu(x)
         return x
+
+    def _of_tasks(self, counts: list[int], x: Tensor, *tensors: Tensor) -> Tensor:
+        """Of ``[B, N, in_features]``, every task by its own ``tensors`` and the statistics of its first images."""
+        for i, (n, norm) in enumerate(zip(counts, self.norms, strict=True)):
+            weight, bias, *numbers = tensors[6 * i : 6 * i + 6]
+            x = torch.baddbmm(bias[:, None], x, weight.mT)
+            x = _normalised(n, norm.eps, self._activates(i), x, *numbers)
+        return x
+
+    def _activates(self, layer: int) -> bool:
+        return self.activate_last or layer + 1 < len(self.linears)
 
 
 class MixedPrecision(nn.Module):
