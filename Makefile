@@ -67,6 +67,7 @@ chapters: $(INSTALLED)
 bench: $(INSTALLED)
 	@$(BIN)/course bench sampler
 	@$(BIN)/course bench episodes
+	@$(BIN)/course bench adaptation
 	@$(BIN)/course bench kernels
 
 clean:

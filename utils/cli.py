@@ -13,7 +13,7 @@ REPRODUCTIONS = (
     *("maml", "fomaml", "reptile", "maml-plus-plus", "imaml", "r2d2", "lr-d2", "metaoptnet-ridge", "metaoptnet-svm"),
 )
 
-BENCHMARKS = ("sampler", "episodes", "kernels", "machine-code")
+BENCHMARKS = ("sampler", "episodes", "adaptation", "kernels", "machine-code")
 
 
 def _run(args: argparse.Namespace) -> None:

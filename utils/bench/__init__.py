@@ -7,13 +7,14 @@ from pathlib import Path
 
 from utils.records import provenance, write_record
 
-NAMES = ("sampler", "episodes", "kernels", "machine-code")
+NAMES = ("sampler", "episodes", "adaptation", "kernels", "machine-code")
 
 
 def run(name: str, folder: Path | None = None) -> tuple[Path, list[dict]]:
     """Measure ``name`` here and now; writes the record ``bench/<name>``, returns its path and rows.
 
-    ``"sampler"``: drawing episodes. ``"episodes"``: loss and gradient of one episode. ``"kernels"``: the functions that
+    ``"sampler"``: drawing episodes. ``"episodes"``: loss and gradient of one episode. ``"adaptation"``: meta-steps
+    and inner learners, with two threads. ``"kernels"``: the functions that
     have a kernel, on the GPU if there is one; the record's name ends in what it was measured on. ``"machine-code"``:
     what two layouts of a kernel compile to; needs no GPU. Raises ``ValueError`` for other names.
     """
@@ -22,16 +23,18 @@ def run(name: str, folder: Path | None = None) -> tuple[Path, list[dict]]:
     from utils.bench.timing import threads
 
     stem, device, found = name.replace("-", "_"), "cpu", {}
-    with threads(1):  # what is compared is the work; a second thread would sometimes wait for the first
-        if name in ("sampler", "episodes"):
-            from utils.bench import episodes, sampler
+    # One thread, because what is compared is the work, and a second one would sometimes wait for the first. Meta-steps
+    # are compared on two: there it matters how well they are used.
+    with threads(2 if name == "adaptation" else 1):
+        if name in ("sampler", "episodes", "adaptation"):
+            from utils.bench import adaptation, episodes, sampler
             from utils.data import DataError, load
 
             try:
                 images = load("omniglot", "all")
             except DataError:
                 images = load("glyphs", "all")
-            rows = (sampler if name == "sampler" else episodes).measure(images)
+            rows = {"sampler": sampler, "episodes": episodes, "adaptation": adaptation}[name].measure(images)
         elif name == "kernels":
             from utils.bench import kernels
             from utils.training import best_device

@@ -19,7 +19,7 @@ from utils.backbones import MLP, Conv4
 from utils.bench.episodes import copied, parameters
 from utils.bench.memory import peak_bytes
 from utils.bench.peers import learn2learn
-from utils.bench.timing import Timing, paired, summarise, threads
+from utils.bench.timing import Timing, paired, summarise
 from utils.data import ImageSet
 from utils.data.episodes import Episode, EpisodeSampler
 from utils.fewshot.classifier import ClassifierNetwork
@@ -31,6 +31,7 @@ from utils.meta.maml import MAML
 TOLERANCE = 1e-5
 N_WAY, N_TASKS, WIDTH = 5, 16, 64
 INNER_LR = 0.4
+FEATURES = 1600
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 """Inner steps of the cost curves."""
 LAST = 4
@@ -165,7 +166,7 @@ def meta_steps(images: ImageSet, repeats: int) -> Iterator[dict]:
 def woodbury(repeats: int) -> Iterator[dict]:
     """Ridge regression with 1,600 features and 25 support images, forward and backward: dual against primal."""
     torch.manual_seed(0)
-    x = torch.randn(N_TASKS, 25, 1600, requires_grad=True)
+    x = torch.randn(N_TASKS, 25, FEATURES, requires_grad=True)
     y = F.one_hot(torch.arange(25) % 5).float().expand(N_TASKS, -1, -1)
 
     def primal() -> Tensor:
@@ -178,18 +179,20 @@ def woodbury(repeats: int) -> Iterator[dict]:
     def ours() -> Tensor:
         return ridge(x, y, 1.0)
 
-    apart = float((ours() - primal()).abs().max() / primal().abs().max())
+    with torch.no_grad():
+        apart = float((ours() - primal()).abs().max() / primal().abs().max())
     if not apart < 1e-3:
         raise ValueError(f"the two solutions differ by {apart:.1e}")
     shared = {
         "function": "ridge regression: solution and gradient",
-        "case": f"{N_TASKS} tasks, 25 support images, 1,600 features",
+        "case": f"{N_TASKS} tasks, 25 support images, {FEATURES:,} features",
         "unit": "ms",
         "repeats": repeats,
     }
     mine, theirs, ratio = paired(gradient(ours), gradient(primal), repeats, inner=5)
-    yield _row(shared, "primal, 1,600 x 1,600", theirs)
-    yield _row(shared, "ridge (Woodbury, 25 x 25)", mine, **_speedup("primal, 1,600 x 1,600", ratio), difference=apart)
+    name = f"primal, {FEATURES:,} x {FEATURES:,}"
+    yield _row(shared, name, theirs)
+    yield _row(shared, "ridge (Woodbury, 25 x 25)", mine, **_speedup(name, ratio), difference=apart)
 
 
 def inner_steps(images: ImageSet, repeats: int) -> Iterator[dict]:
@@ -226,9 +229,8 @@ def seconds(call: Callable[[], object]) -> float:
 
 
 def measure(images: ImageSet, repeats: int = 11) -> list[dict]:
-    """All rows, with two threads: milliseconds and MB.
+    """All rows: milliseconds and MB.
 
     Raises ``ModuleNotFoundError`` without learn2learn, ``ValueError`` where ours and theirs do not agree.
     """
-    with threads(2):
-        return [*meta_steps(images, repeats), *woodbury(repeats), *inner_steps(images, 3)]
+    return [*meta_steps(images, repeats), *woodbury(repeats), *inner_steps(images, 3)]
