@@ -210,7 +210,7 @@ def result_tables(published: Sequence[dict], runs: Sequence[dict]) -> list[tuple
     """Return a table for each data set: its name, its header, and for each method our rows above the printed ones.
 
     A recorded value belongs to the printed one of the same id; else to that of the id without the batch-norm statistics
-    that it may name at its end ("omniglot-prototypical-5w1s-batch"). A method without a recorded run gets a row that says so.
+    at its end ("omniglot-prototypical-5w1s-batch"). A method without a recorded run gets a row that says so.
     """
     about = {row["id"]: row for row in published}
     # data set -> method -> source -> setting -> value
@@ -226,7 +226,8 @@ def result_tables(published: Sequence[dict], runs: Sequence[dict]) -> list[tuple
         put(row["dataset"], row["title"], row["source"], setting_of(row), row["printed"])
     for run in runs:
         for row in run["rows"]:
-            printed = about.get(row["id"]) or about.get(row["id"].removesuffix(f"-{row.get('statistics')}"), {})
+            bare = row["id"].removesuffix(f"-{row.get('statistics')}")
+            printed = about.get(row["id"]) or about.get(bare, {})
             setting = setting_of(printed or row)
             title = printed.get("title") or row["title"].replace(f", {setting}", "")
             put(dataset_of(run, row), title, our_label(run, row), setting, with_interval(row["mean"], row["ci95"]))
