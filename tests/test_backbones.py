@@ -337,26 +337,188 @@ def test_the_second_order_gradient_is_a_finite_difference(downsample, exact_from
         torch.testing.assert_close(slope, finite, rtol=1e-5, atol=1e-6)
 
 
+# ------------------------------------------------------------------------------------------------------- torch.vmap
+
+NETWORKS = {
+    "stride": lambda: Conv4(2, 3, 16, "stride"),
+    "pool": lambda: Conv4(2, 3, 16),
+    "maps": lambda: Conv4(2, 3, 16, maps=True),
+    "mlp": lambda: MLP(512, (5, 4), normalise=True),
+    "linear": lambda: MLP(512, (5, 4), normalise=True, activate_last=False),
+    "plain": lambda: MLP(512, (5, 4)),
+}
+WAYS = ("loop", "outside", "inside")
+
+
+class Tasks:
+    """Four tasks for a network: MAML's loss after inner steps, with the derivatives taken in three ways."""
+
+    def __init__(self, kind: str, statistics: str | None, training: bool, dtype: torch.dtype = torch.float64) -> None:
+        torch.manual_seed(0)
+        self.network = NETWORKS[kind]().double().train(training)
+        for seed, norm in enumerate(module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)):
+            worn(norm, seed)
+        self.network.to(dtype)
+        self.options = {"statistics": statistics, "n_support": 3}
+        self.params = {name: value.detach() for name, value in self.network.named_parameters()}
+        self.direction = {name: torch.randn_like(value) for name, value in self.params.items()}
+        self.x = images(4 * 5, 2, 16, dtype=dtype).reshape(4, 5, 2, 16, 16)
+        generator = torch.Generator().manual_seed(0)
+        shape = self.one(self.params, self.x[0]).shape
+        self.target = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    def one(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
+        buffers = {name: value.clone() for name, value in self.network.named_buffers()}
+        return functional_call(self.network, {**buffers, **params}, (x,), self.options)
+
+    def loss(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
+        return (self.one(params, x) - self.target).square().mean()
+
+    def together(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
+        def loss(params: dict[str, Tensor], x: Tensor) -> Tensor:
+            return (functional_call(self.network, params, (x,), self.options) - self.target).square().mean()
+
+        return vmap(loss)(params, x)
+
+    def meta(self, params: dict[str, Tensor], way: str, steps: int = 2, rate: float = 0.02) -> Tensor:
+        """Sum over the tasks of the loss on flipped images, after ``steps`` on the images."""
+        flipped = self.x.flip(-1)
+        if way == "outside":
+            own = {name: value.expand(len(self.x), *value.shape) for name, value in params.items()}
+            for _ in range(steps):
+                slopes = torch.autograd.grad(self.together(own, self.x).sum(), list(own.values()), create_graph=True)
+                own = {name: value - rate * by for (name, value), by in zip(own.items(), slopes, strict=True)}
+            return self.together(own, flipped).sum()
+
+        def task(params: dict[str, Tensor], x: Tensor, flipped: Tensor) -> Tensor:
+            for _ in range(steps):
+                slope = grad(self.loss)(params, x)
+                params = {name: value - rate * slope[name] for name, value in params.items()}
+            return self.loss(params, flipped)
+
+        if way == "inside":
+            return vmap(task, (None, 0, 0))(params, self.x, flipped).sum()
+        total = torch.zeros((), dtype=self.x.dtype)
+        for x, other in zip(self.x, flipped, strict=True):
+            own = params
+            for _ in range(steps):
+                slopes = torch.autograd.grad(self.loss(own, x), list(own.values()), create_graph=True)
+                own = {name: value - rate * by for (name, value), by in zip(own.items(), slopes, strict=True)}
+            total = total + self.loss(own, other)
+        return total
+
+    def moved(self, step: float) -> dict[str, Tensor]:
+        return {name: (value + step * self.direction[name]).requires_grad_() for name, value in self.params.items()}
+
+    def gradient(self, way: str, steps: int = 2, rate: float = 0.02) -> dict[str, Tensor]:
+        params = self.moved(0)
+        slopes = torch.autograd.grad(self.meta(params, way, steps, rate), list(params.values()))
+        return dict(zip(params, slopes, strict=True))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("statistics", [*STATISTICS, None])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_under_vmap_the_second_order_gradient_is_a_finite_difference(kind, statistics, training):
+    """In a loop, with the derivatives outside of ``torch.vmap`` and with those of ``torch.func`` inside."""
+    tasks = Tasks(kind, statistics, training)
+    before = buffers(tasks.network)
+    gradients = {way: tasks.gradient(way) for way in WAYS}
+    for way in ("outside", "inside"):
+        for name, value in gradients["loop"].items():
+            torch.testing.assert_close(gradients[way][name], value, msg=f"{way} {name}")
+    along = sum((value * tasks.direction[name]).sum() for name, value in gradients["outside"].items())
+    finite = (tasks.meta(tasks.moved(1e-8), "loop") - tasks.meta(tasks.moved(-1e-8), "loop")) / 2e-8
+    torch.testing.assert_close(along, finite.detach(), rtol=1e-5, atol=1e-5)
+    assert not changed(tasks.network, before)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("steps", [0, 5])
+def test_more_steps_and_none(kind, steps):
+    tasks = Tasks(kind, "batch", True)
+    loop, outside = tasks.gradient("loop", steps), tasks.gradient("outside", steps)
+    for name, value in loop.items():
+        torch.testing.assert_close(outside[name], value)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("statistics", STATISTICS)
-def test_the_second_order_gradient_under_vmap_is_that_of_a_loop(statistics):
-    torch.manual_seed(0)
-    network = MLP(8, (6, 5), normalise=True, activate_last=False).double().eval()
-    params = {name: value + 0.1 * torch.randn_like(value) for name, value in network.named_parameters()}
-    params = {name: value.detach() for name, value in params.items()}
-    xs, targets = images(12, 1, 8).reshape(2, 6, -1)[..., :8], torch.randn(2, 6, 5, dtype=torch.float64)
+def test_everything_of_a_task_or_shared(kind, statistics):
+    """Parameters and running averages with a task axis, without one, on another place; one task; the same images."""
+    tasks = Tasks(kind, statistics, False)
+    state = {**tasks.params, **buffers(tasks.network)}
+    own = {name: torch.stack([value + 0.01 * i * value for i in range(4)]) for name, value in state.items()}
 
-    def loss(params, x, target):
-        options = {"statistics": statistics, "n_support": 4}
-        return (functional_call(network, params, (x,), options) - target).square().mean()
+    def call(state: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(tasks.network, state, (x,), tasks.options)
 
-    def task(params, x, target):
-        slope = grad(loss)(params, x, target)
-        return loss({name: value - 0.4 * slope[name] for name, value in params.items()}, x, target)
+    expected = torch.stack([call({name: value[i] for name, value in own.items()}, tasks.x[i]) for i in range(4)])
+    torch.testing.assert_close(vmap(call)(own, tasks.x), expected)
+    torch.testing.assert_close(vmap(call, (0, 1))(own, tasks.x.movedim(0, 1)), expected)
+    torch.testing.assert_close(vmap(call, out_dims=1)(own, tasks.x), expected.movedim(0, 1))
+    torch.testing.assert_close(vmap(call)({n: v[:1] for n, v in own.items()}, tasks.x[:1]), expected[:1])
+    shared = torch.stack([call(state, x) for x in tasks.x])
+    torch.testing.assert_close(vmap(call, (None, 0))(state, tasks.x), shared)
+    same = torch.stack([call({name: value[i] for name, value in own.items()}, tasks.x[0]) for i in range(4)])
+    torch.testing.assert_close(vmap(call, (0, None))(own, tasks.x[0]), same)
 
-    together = grad(lambda params: vmap(task, (None, 0, 0))(params, xs, targets).sum())(params)
-    one_by_one = grad(lambda params: task(params, xs[0], targets[0]) + task(params, xs[1], targets[1]))(params)
-    for name, value in one_by_one.items():
-        torch.testing.assert_close(together[name], value)
+
+@pytest.mark.parametrize("kind", ["stride", "pool"])
+@pytest.mark.parametrize("chunk", [1, 2 * 5 * 3 * 8 * 8])
+def test_a_few_tasks_at_a_time(kind, chunk, monkeypatch):
+    tasks = Tasks(kind, "batch", False)
+    expected = tasks.gradient("outside")
+    monkeypatch.setattr("utils.backbones.CHUNK", chunk)
+    for way in ("outside", "inside"):
+        for name, value in tasks.gradient(way).items():
+            torch.testing.assert_close(value, expected[name])
+
+
+@pytest.mark.parametrize("kind", ["stride", "pool", "mlp"])
+def test_under_vmap_the_gradient_in_float32_is_that_in_float64(kind):
+    exact = Tasks(kind, "batch", False).gradient("outside", 1)
+    rough = Tasks(kind, "batch", False, torch.float32).gradient("outside", 1)
+    largest = max(value.abs().max() for value in exact.values())
+    for name, value in exact.items():
+        assert (rough[name] - value).abs().max() < 1e-4 * largest
+
+
+@pytest.mark.parametrize("statistics", STATISTICS)
+def test_the_norm_alone_under_vmap(statistics):
+    norm = worn(EpisodeNorm2d(3).double()).train()
+    before = buffers(norm)
+    x = images(8, 3, 4).reshape(2, 4, 3, 4, 4)
+    found = vmap(lambda x: norm(x, statistics, 3))(x)
+    assert not changed(norm, before)
+    torch.testing.assert_close(found, torch.stack([norm.eval()(task, statistics, 3) for task in x]))
+
+
+def test_statistics_are_checked_under_vmap():
+    for network in (EpisodeNorm2d(2), Conv4(2, 3, 16), MLP(512, (5,), normalise=True)):
+        with pytest.raises(ValueError, match="needs n_support between 1 and 5, the images of the batch; got 6"):
+            vmap(lambda x, network=network: network(x, "support", 6))(torch.rand(4, 5, 2, 16, 16))
+        with pytest.raises(ValueError, match="statistics must be one of"):
+            vmap(lambda x, network=network: network(x, "query"))(torch.rand(4, 5, 2, 16, 16))
+
+
+def test_mixed_precision_under_vmap_is_full_precision():
+    from utils.backbones import MixedPrecision
+
+    body = Conv4(1, 4, 16).train()
+    x = torch.rand(3, 5, 1, 16, 16)
+    found = vmap(lambda x: MixedPrecision(body).train()(x, "batch"))(x)
+    torch.testing.assert_close(found, vmap(lambda x: body(x, "batch"))(x))
+
+
+def test_running_averages_of_small_and_large_maps(monkeypatch):
+    """One after the other, then one gradient: neither way may spoil what the other saved."""
+    monkeypatch.setattr("utils.backbones.EXACT_FROM", 6 * 3 * 16 * 16)
+    for downsample in ("pool", "stride"):
+        network = seasoned(1, 3, 32, downsample).train()
+        total = network(images(2, 1, 32)).square().sum() + network(images(20, 1, 32)).square().sum()
+        total.backward()
+        assert all(norm.num_batches_tracked == 2 for norm in network.norms)
 
 
 def test_what_conv4_refuses():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.functional.convolution import conv2d, patches, together
+from utils.functional.convolution import batch_norm, conv2d, patches, relu, together
 
 STATISTICS = ("batch", "support", "running")
 CHUNK = 2**22
@@ -26,8 +27,6 @@ class _BatchNorm(torch.autograd.Function):
     batch, and the gradient, in which large parts cancel, can be off by a tenth of its largest entry (Omniglot, four
     layers). Its backward pass is exact for statistics that are.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x, weight, bias, running_mean, running_var, momentum, eps):
@@ -59,8 +58,6 @@ class _PooledBatchNorm(torch.autograd.Function):
     dL/dx = s (scatter(g) - mean(g) - x^ mean(g x^)) with s = weight / sqrt(var + eps), the means being over all of x.
     ``x`` is what ``sign`` has been multiplied into already; of it, the running mean has to be freed again.
     """
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x, weight, bias, sign, running_mean, running_var, momentum, eps):
@@ -121,117 +118,44 @@ def _var_mean(x: Tensor) -> tuple[Tensor, Tensor]:
     return (torch.stack(squares).sum(0) / len(rows) - offset.square()).clamp_min(0), shift + offset
 
 
-class _TaskNorm(torch.autograd.Function):
-    """Batch normalisation, and ReLU where ``relu``, of ``x`` ``[..., M, C]`` by the statistics of its first ``m`` rows.
-
-    z = gamma x^ + beta with x^ = r (x - mean) and r = 1 / sqrt(var + eps).
-    """
-
-    @staticmethod
-    def forward(x, weight, bias, m, eps, relu):
-        mean = x[..., :m, :].mean(-2, keepdim=True)
-        centred = x - mean
-        r = torch.rsqrt(centred[..., :m, :].square().mean(-2, keepdim=True) + eps)
-        z = torch.addcmul(bias.unsqueeze(-2), centred, weight.unsqueeze(-2) * r)
-        return (z.relu_() if relu else z), mean, r
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        x, weight, _, ctx.m, ctx.eps, ctx.relu = inputs
-        z, mean, r = output
-        ctx.mark_non_differentiable(mean, r)
-        ctx.save_for_backward(x, weight, z if ctx.relu else None, mean, r)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor, *_):
-        return *_TaskNormSlope.apply(gradient, *ctx.saved_tensors, ctx.m, ctx.eps), None, None, None
-
-
-class _TaskNormSlope(torch.autograd.Function):
-    """The gradients of :class:`_TaskNorm` for ``gradient`` G, 1_m being one for the first m rows, else zero:
-
-    dbeta = <g, 1>, dgamma = <g, x^>, dx = s g - 1_m s / m (dbeta + x^ dgamma), with s = gamma r, and g = G where z > 0.
-
-    Of phi = <u, dx> + <v, dgamma> + <w, dbeta>, with the sums a = <u, 1_m>, b = <u, x^ 1_m> and
-    q = <u, g> - (a dbeta + b dgamma) / m, it is
-
-    dphi / dg = s u + (w - s a / m) + delta x^, where delta = v - s b / m,
-    dphi / dgamma = r q,
-    dphi / dx = r (delta g + 1_m (alpha u - e / m - f x^ / m)), where alpha = -s dgamma / m,
-    e = delta dbeta + alpha a and f = s q + delta dgamma + alpha b.
-    """
-
-    @staticmethod
-    def forward(gradient, x, weight, z, mean, r, m, eps):
-        g = gradient if z is None else torch.ops.aten.threshold_backward(gradient, z, 0)
-        s = weight.unsqueeze(-2) * r
-        by_bias = g.sum(-2, keepdim=True)
-        by_weight = (x - mean).mul_(g).sum(-2, keepdim=True).mul_(r)
-        slope = -s * r * by_weight / m
-        constant = -s * by_bias / m - slope * mean
-        by_x = g * s
-        by_x[..., :m, :].addcmul_(x[..., :m, :], slope).add_(constant)
-        return by_x, by_weight.squeeze(-2), by_bias.squeeze(-2)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        *inputs, ctx.m, ctx.eps = inputs
-        ctx.save_for_backward(*inputs, *output[1:])
-
-    @staticmethod
-    def backward(ctx, u, v, w):
-        gradient, x, weight, z, mean, r, by_weight, by_bias = ctx.saved_tensors
-        m = ctx.m
-        if torch.is_grad_enabled():  # for a third derivative
-            mean = x[..., :m, :].mean(-2, keepdim=True)
-            r = torch.rsqrt((x[..., :m, :] - mean).square().mean(-2, keepdim=True) + ctx.eps)
-        v, w, by_weight, by_bias, s = (t.unsqueeze(-2) for t in (v, w, by_weight, by_bias, weight))
-        s = s * r
-        g = gradient if z is None else torch.ops.aten.threshold_backward(gradient, z, 0)
-        normal, first = (x - mean) * r, u[..., :m, :]
-        a = first.sum(-2, keepdim=True)
-        b = (first * normal[..., :m, :]).sum(-2, keepdim=True)
-        q = (u * g).sum(-2, keepdim=True) - (a * by_bias + b * by_weight) / m
-        delta, alpha = v - s * b / m, -s * by_weight / m
-        by_g = torch.addcmul(torch.addcmul(w - s * a / m, normal, delta), u, s)
-        if z is not None:
-            by_g = torch.ops.aten.threshold_backward(by_g, z, 0)
-        e, f = delta * by_bias + alpha * a, s * q + delta * by_weight + alpha * b
-        through = torch.addcmul(torch.addcmul(-r * e / m, normal[..., :m, :], -r * f / m), first, r * alpha)
-        by_x = torch.addcmul(F.pad(through, (0, 0, 0, x.shape[-2] - m)) if m < x.shape[-2] else through, g, r * delta)
-        return by_g, by_x, (r * q).squeeze(-2), None, None, None, None, None
-
-
 def _norm_of_tasks(n: int, eps: float, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Of ``[B, N, C, H, W]``, with the statistics of the first ``n`` images of every task."""
     rows = x.movedim(2, -1)
     size, rows = rows.shape, rows.flatten(1, -2)
-    y = _TaskNorm.apply(rows, weight, bias, n * rows.shape[1] // size[1], eps, False)[0]
+    y = batch_norm(rows, weight, bias, n * rows.shape[1] // size[1], eps)
     return y.reshape(size).movedim(-1, 2)
 
 
-def _normalised(n: int, eps: float, relu: bool, rows: Tensor, weight, bias, mean, var) -> Tensor:
-    """Of ``[B, M, C]``, with the statistics of the first ``n`` rows of every task, or with ``mean`` and ``var``."""
+def _normalised(n: int, eps: float, rectified: bool, rows: Tensor, weight, bias, mean, var) -> Tensor:
+    """Of ``[..., M, C]``, with the statistics of the first ``n`` rows, or with ``mean`` and ``var`` ``[..., C]``."""
     if n:
-        return _TaskNorm.apply(rows, weight, bias, n, eps, relu)[0]
+        return batch_norm(rows, weight, bias, n, eps, rectified)
     scale = weight * torch.rsqrt(var + eps)
-    y = torch.addcmul((bias - mean * scale)[:, None], rows, scale[:, None])
-    return F.relu(y) if relu else y
+    y = torch.addcmul((bias - mean * scale).unsqueeze(-2), rows, scale.unsqueeze(-2))
+    return relu(y) if rectified else y
 
 
-def _first_layer(n: int, eps: float, p: Tensor, w: Tensor, weight, bias, mean, var) -> Tensor:
-    """:func:`_normalised` of ``p @ w.mT`` by one product, for patches ``p`` ``[B, M, K]`` of small K.
+def _folded_first(n: int, eps: float, conv: nn.Conv2d, x: Tensor, w: Tensor, weight, bias, mean, var) -> Tensor:
+    """Weight ``[B, O, C + 1, K, K]`` with which convolution does what ``w`` and normalisation do in turn.
 
-    Of y = w p, the mean is w mean(p) and the variance w cov(p) w'.
+    The last channel is for the shift and is to see ones. For statistics of the first ``n`` images of ``x``
+    ``[B, N, C, H, W]`` no convolution is needed: of y = w p over its patches p, the mean is w mean(p) and the variance
+    w cov(p) w', cheap where the channels are few.
     """
     if n:
-        centre = p[:, :n].mean(1, keepdim=True)
-        centred = p[:, :n] - centre
-        mean = (w * centre).sum(-1)
-        var = (w @ (centred.mT @ centred / n) * w).sum(-1)
+        p = patches(x[:, :n], conv.kernel_size[0], conv.stride[0], conv.padding[0]).flatten(1, 3)
+        centre, by = p.mean(1, keepdim=True), w.flatten(2)
+        p = p - centre
+        mean = (by * centre).sum(-1)
+        var = (by @ (p.mT @ p / p.shape[1]) * by).sum(-1).clamp_min(0)
     scale = weight * torch.rsqrt(var + eps)
-    w = torch.cat([w * scale[..., None], (bias - mean * scale)[..., None]], -1)
-    return F.pad(p, (0, 1), value=1.0) @ w.mT
+    shift = F.pad((bias - mean * scale)[..., None, None, None], [conv.padding[0]] * 4)  # at the centre
+    return torch.cat([w * scale[..., None, None, None], shift], 2)
+
+
+def _side_by_side(weight: Tensor) -> Tensor:
+    """``[B, O, C, K, K]`` to ``[B O, C, K, K]`` with the channels last in memory."""
+    return weight.movedim(2, -1).flatten(0, 1).movedim(-1, 1)
 
 
 class EpisodeNorm2d(nn.BatchNorm2d):
@@ -370,41 +294,55 @@ class Conv4(nn.Module):
         return self._output(x)
 
     def _of_tasks(self, counts: list[int], x: Tensor, *tensors: Tensor) -> Tensor:
-        """Of ``[B, N, C, H, W]``, every task by its own ``tensors`` and the statistics of its first images."""
-        x = x.movedim(2, -1)
+        """Of ``[B, N, C, H, W]``, every task by its own ``tensors`` and the statistics of its first images.
+
+        The channels of all tasks stand side by side: ``[N, B C, H, W]``.
+        """
+        tasks, size = x.shape[:2]
+        some = self._at_a_time(x)
+        if some < tasks:
+            parts = zip(*(tensor.split(some) for tensor in (x, *tensors)), strict=True)
+            return torch.cat([self._of_tasks(counts, *part) for part in parts])
         for i, (n, conv, norm) in enumerate(zip(counts, self.convs, self.norms, strict=True)):
-            (stride, padding), pools = (conv.stride[0], conv.padding[0]), self._pools(i)
             weight, *numbers = tensors[5 * i : 5 * i + 5]
+            pools, window = self._pools(i), (conv.stride[0], conv.padding[0], tasks)
             if i == 0:
-                x = patches(x, weight.shape[-1], stride, padding)
-                size, rows = x.shape[:4], x.flatten(1, 3)
-                n *= size[2] * size[3]
-                rows = _first_layer(n, norm.eps, rows, weight.movedim(2, -1).flatten(2), *numbers)
-                rows = rows if pools else F.relu(rows)
+                weight = _folded_first(n, norm.eps, conv, x, weight, *numbers)
+                x = F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0).transpose(0, 1).flatten(1, 2)
+                x = conv2d(x.contiguous(memory_format=torch.channels_last), _side_by_side(weight), *window)
             else:
-                x = conv2d(x, weight, stride, padding)
-                size, rows = x.shape[:4], x.flatten(1, 3)
-                rows = _normalised(n * size[2] * size[3], norm.eps, not pools, rows, *numbers)
-            x = rows.unflatten(1, size[1:])
+                x = conv2d(x, _side_by_side(weight), *window)
+                rows = x.movedim(1, -1)
+                n *= rows.shape[1] * rows.shape[2]
+                numbers = [number.flatten() for number in numbers]
+                rows = _normalised(n, norm.eps, not pools, rows.flatten(0, 2), *numbers).reshape(rows.shape)
+                x = rows.movedim(-1, 1)
             if pools:
-                x = F.relu(F.max_pool2d(x.flatten(0, 1).movedim(-1, 1), 2)).movedim(1, -1).unflatten(0, size[:2])
+                x = F.max_pool2d(x, 2)
+            if pools or i == 0:
+                x = relu(x)
         if self.maps:
-            return x.movedim(-1, 2)
-        return x.movedim(-1, 2).flatten(2) if self.downsample == "pool" else x.mean((2, 3))
+            return x.unflatten(1, (tasks, -1)).transpose(0, 1)
+        return self._output(x).reshape(size, tasks, -1).transpose(0, 1)
 
     def _running(self, x: Tensor) -> Tensor:
         """With running statistics: normalisation is part of the convolution, and no image influences another."""
         blocks = [norm.folded(conv) for conv, norm in zip(self.convs, self.norms, strict=True)]
         stride = self.convs[0].stride
-        largest = self.convs[0].out_channels * x.shape[-2] * x.shape[-1] // (stride[0] * stride[1])
-        some = max(1, CHUNK // largest) if x.device.type == "cpu" else max(1, len(x))
         parts = []
-        for part in x.split(some):
+        for part in x.split(self._at_a_time(x)):
             part = part.contiguous(memory_format=torch.channels_last)
             for i, (weight, bias) in enumerate(blocks):
                 part = self._halve(F.conv2d(part, weight, bias, stride, padding=1), i)
             parts.append(self._output(part))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _at_a_time(self, x: Tensor) -> int:
+        """How many of ``x``, images or tasks, so that no map has more than ``CHUNK`` numbers."""
+        if x.device.type != "cpu":
+            return max(1, len(x))
+        largest = self.convs[0].out_channels * math.prod(x.shape[1:]) // (x.shape[-3] * self.convs[0].stride[0] ** 2)
+        return max(1, CHUNK // largest)
 
     def _pools(self, block: int) -> bool:
         return self.downsample == "pool" and not (self.maps and block >= 2)
@@ -465,7 +403,7 @@ class MLP(nn.Module):
         """Of ``[B, N, in_features]``, every task by its own ``tensors`` and the statistics of its first images."""
         for i, (n, norm) in enumerate(zip(counts, self.norms, strict=True)):
             weight, bias, *numbers = tensors[6 * i : 6 * i + 6]
-            x = torch.baddbmm(bias[:, None], x, weight.mT)
+            x = torch.baddbmm(bias[:, :, None], weight, x.mT).mT  # so that gradients have the layout of weights
             x = _normalised(n, norm.eps, self._activates(i), x, *numbers)
         return x
 

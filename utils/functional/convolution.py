@@ -1,77 +1,72 @@
-"""Convolutions of many tasks at once, every task with weights of its own, as matrix products.
+"""Convolutions of many tasks at once, every task with weights of its own, and what else ``torch.vmap`` is slow at.
 
-A convolution is the product of the patches of its input with the weights, y = P(x) w', where P copies: dw = dy' P(x)
-and dx = P'(dy w). Over tasks these are batched products, which run near the peak of a processor. What ``torch.vmap``
-makes of :func:`torch.nn.functional.conv2d` is a convolution in groups, slow on CPUs, and its second derivative goes
-through the groups one by one.
-
-All derivatives come from T(x, w, g) = <g, conv(x, w)>, linear in each of the three: conv itself is dT/dg, its gradients
-are dT/dx and dT/dw, and theirs are again two of these, of other arguments.
+The channels of all tasks stand side by side, and a convolution in groups keeps them apart. ``torch.vmap`` does the same
+to :func:`torch.nn.functional.conv2d`; but PyTorch's second derivative of a convolution in groups goes through the
+groups one by one. Here all derivatives come from T(x, w, g) = <g, conv(x, w)>, which is linear in each of the three:
+conv is dT/dg, its gradients are dT/dx and dT/dw, and theirs are again two of these, of other arguments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-CHUNK = 2**19
-"""Numbers in the patches that are made at a time on a CPU, so that they stay in its cache: 2 MB in float32."""
 
 
 def together(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor | None:
     """What ``torch.vmap`` is to make of a function: ``function`` itself, of ``tensors`` with the tasks in front.
 
     ``None`` where ``torch.vmap`` maps over none of ``tensors``. Derivatives may be taken outside of ``torch.vmap`` (as
-    of ``function``, without a detour) or inside, by ``torch.func``, in any order.
+    of ``function``, without a detour) or inside, by ``torch.func``, in any order; not in forward mode.
     """
     return _Together.apply(function, *tensors) if torch._C._are_functorch_transforms_active() else None
 
 
-def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
-    """Of every task ``F.conv2d(x, weight, None, stride, padding)``, with the channels last.
+def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0, groups: int = 1) -> Tensor:
+    """``F.conv2d(x, weight, None, stride, padding, 1, groups)`` with a second derivative that keeps groups together."""
+    return _Form.apply(x, weight, None, (*x.shape[-2:], weight.shape[-1], stride, padding, groups))
 
-    ``x`` is ``[B, N, H, W, C]``, ``weight`` is ``[B, O, C, K, K]``, without a copy where every task's memory layout
-    is ``torch.channels_last``. The result is ``[B, N, H', W', O]``. Derivatives of any order.
+
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, m: int, eps: float, rectified: bool = False) -> Tensor:
+    """Batch normalisation of ``x`` ``[..., M, C]`` by the statistics of the first ``m`` of its M rows.
+
+    z = gamma x^ + beta with x^ = r (x - mean) and r = 1 / sqrt(var + eps), gamma and beta being ``weight`` and
+    ``bias``, ``[..., C]``; with ``rectified``, ReLU of this. Derivatives of any order.
     """
-    window = _Window(weight.shape[-1], stride, padding, *x.shape[2:4])
-    return _Form.apply(x, weight.movedim(2, -1).flatten(2), None, window)
+    return _Norm.apply(x, weight, bias, m, eps, rectified)[0]
+
+
+def relu(x: Tensor) -> Tensor:
+    """``F.relu(x)``, with a second derivative that does not add up maps of zeros."""
+    return _Relu.apply(x, None)
 
 
 def patches(x: Tensor, kernel: int, stride: int = 1, padding: int = 0) -> Tensor:
-    """P: ``[..., H, W, C]`` to ``[..., H', W', K K C]``."""
-    x = F.pad(x, (0, 0, *[padding] * 4))
-    return x.unfold(-3, kernel, stride).unfold(-3, kernel, stride).movedim(-3, -1).flatten(-3)
-
-
-class _Window(NamedTuple):
-    """What a convolution looks through, and the size of what it looks at."""
-
-    kernel: int
-    stride: int
-    padding: int
-    height: int
-    width: int
-
-    @property
-    def positions(self) -> tuple[int, int]:
-        reach = 2 * self.padding - self.kernel
-        return (self.height + reach) // self.stride + 1, (self.width + reach) // self.stride + 1
+    """What a convolution sees: ``[..., C, H, W]`` to ``[..., H', W', C K K]``."""
+    x = F.pad(x, [padding] * 4)
+    return x.unfold(-2, kernel, stride).unfold(-2, kernel, stride).movedim(-5, -3).flatten(-3)
 
 
 class _Form(torch.autograd.Function):
-    """Of T(x, w, g) = <g, conv(x, w)> the derivative for the one that is None.
-
-    ``x`` is ``[B, N, H, W, C]``, ``w`` is ``[B, O, K K C]``, ``g`` is ``[B, N, H', W', O]``.
-    """
+    """Of T(x, w, g) = <g, conv(x, w)> the derivative for the one that is None."""
 
     @staticmethod
-    def forward(x: Tensor | None, w: Tensor | None, g: Tensor | None, window: _Window) -> Tensor:
-        return (_convolved if g is None else _spread if x is None else _correlated)(x, w, g, window)
+    def forward(x: Tensor | None, w: Tensor | None, g: Tensor | None, window: tuple[int, ...]) -> Tensor:
+        height, width, kernel, stride, padding, groups = window
+        if g is None:
+            return F.conv2d(x, w, None, stride, padding, 1, groups)
+        # Of the one that is sought, the operation reads no more than shape and layout.
+        options = {"dtype": g.dtype, "device": g.device, "memory_format": torch.channels_last}
+        if x is None:
+            x, wanted = torch.empty(len(g), groups * w.shape[1], height, width, **options), 0
+        else:
+            w, wanted = torch.empty(g.shape[1], x.shape[1] // groups, kernel, kernel, **options), 1
+        mask = [wanted == 0, wanted == 1, False]
+        twice = [stride] * 2, [padding] * 2, [1] * 2
+        return torch.ops.aten.convolution_backward(g, x, w, None, *twice, False, [0, 0], groups, mask)[wanted]
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -87,45 +82,96 @@ class _Form(torch.autograd.Function):
         ), None
 
 
-def _chunks(like: Tensor, positions: int, numbers: int) -> list[slice]:
-    """So many tasks at a time that their patches fit."""
-    total = len(like)
-    some = max(1, CHUNK // max(1, positions * numbers)) if like.device.type == "cpu" else max(1, total)
-    return [slice(i, i + some) for i in range(0, total, some)]
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(x, weight, bias, m, eps, relu):
+        mean = x[..., :m, :].mean(-2, keepdim=True)
+        centred = x - mean
+        r = torch.rsqrt(centred[..., :m, :].square().mean(-2, keepdim=True) + eps)
+        z = torch.addcmul(bias.unsqueeze(-2), centred, weight.unsqueeze(-2) * r)
+        return (z.relu_() if relu else z), mean, r
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        x, weight, _, ctx.m, ctx.eps, ctx.relu = inputs
+        z, mean, r = output
+        ctx.mark_non_differentiable(mean, r)
+        ctx.save_for_backward(x, weight, z if ctx.relu else None, mean, r)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor, *_):
+        return *_NormSlope.apply(gradient, *ctx.saved_tensors, ctx.m, ctx.eps), None, None, None
 
 
-def _convolved(x: Tensor, w: Tensor, _, window: _Window) -> Tensor:
-    y = x.new_empty(*x.shape[:2], *window.positions, w.shape[1])
-    rows = y.flatten(1, 3)
-    for some in _chunks(x, rows.shape[1], w.shape[2]):
-        torch.bmm(patches(x[some], *window[:3]).flatten(1, 3), w[some].mT, out=rows[some])
-    return y
+class _NormSlope(torch.autograd.Function):
+    """The gradients of :func:`batch_norm` for ``gradient`` G, 1_m being one for the first m rows, else zero:
+
+    dbeta = <g, 1>, dgamma = <g, x^>, dx = s g - 1_m s / m (dbeta + x^ dgamma), with s = gamma r, and g = G where z > 0.
+
+    Of phi = <u, dx> + <v, dgamma> + <w, dbeta>, with the sums a = <u, 1_m>, b = <u, x^ 1_m> and
+    q = <u, g> - (a dbeta + b dgamma) / m, it is
+
+    dphi / dg = s u + (w - s a / m) + delta x^, where delta = v - s b / m,
+    dphi / dgamma = r q,
+    dphi / dx = r (delta g + 1_m (alpha u - e / m - f x^ / m)), where alpha = -s dgamma / m,
+    e = delta dbeta + alpha a and f = s q + delta dgamma + alpha b.
+    """
+
+    @staticmethod
+    def forward(gradient, x, weight, z, mean, r, m, eps):
+        g = gradient if z is None else torch.ops.aten.threshold_backward(gradient, z, 0)
+        s = weight.unsqueeze(-2) * r
+        by_bias = g.sum(-2, keepdim=True)
+        by_weight = (x - mean).mul_(g).sum(-2, keepdim=True).mul_(r)
+        slope = -s * r * by_weight / m
+        constant = -s * by_bias / m - slope * mean
+        by_x = g * s
+        by_x[..., :m, :].addcmul_(x[..., :m, :], slope).add_(constant)
+        return by_x, by_weight.squeeze(-2), by_bias.squeeze(-2)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        *inputs, ctx.m, ctx.eps = inputs
+        ctx.save_for_backward(*inputs, *output[1:])
+
+    @staticmethod
+    def backward(ctx, u, v, w):
+        gradient, x, weight, z, mean, r, by_weight, by_bias = ctx.saved_tensors
+        m = ctx.m
+        if torch.is_grad_enabled():  # for a third derivative
+            mean = x[..., :m, :].mean(-2, keepdim=True)
+            r = torch.rsqrt((x[..., :m, :] - mean).square().mean(-2, keepdim=True) + ctx.eps)
+        v, w, by_weight, by_bias, s = (t.unsqueeze(-2) for t in (v, w, by_weight, by_bias, weight))
+        s = s * r
+        g = gradient if z is None else torch.ops.aten.threshold_backward(gradient, z, 0)
+        normal, first = (x - mean) * r, u[..., :m, :]
+        a = first.sum(-2, keepdim=True)
+        b = (first * normal[..., :m, :]).sum(-2, keepdim=True)
+        q = (u * g).sum(-2, keepdim=True) - (a * by_bias + b * by_weight) / m
+        delta, alpha = v - s * b / m, -s * by_weight / m
+        by_g = torch.addcmul(torch.addcmul(w - s * a / m, normal, delta), u, s)
+        if z is not None:
+            by_g = torch.ops.aten.threshold_backward(by_g, z, 0)
+        e, f = delta * by_bias + alpha * a, s * q + delta * by_weight + alpha * b
+        through = torch.addcmul(torch.addcmul(-r * e / m, normal[..., :m, :], -r * f / m), first, r * alpha)
+        by_x = torch.addcmul(F.pad(through, (0, 0, 0, x.shape[-2] - m)) if m < x.shape[-2] else through, g, r * delta)
+        return by_g, by_x, (r * q).squeeze(-2), None, None, None, None, None
 
 
-def _correlated(x: Tensor, _, g: Tensor, window: _Window) -> Tensor:
-    g = g.flatten(1, 3)
-    w = x.new_empty(len(x), g.shape[2], window.kernel**2 * x.shape[4])
-    for some in _chunks(x, g.shape[1], w.shape[2]):
-        torch.bmm(g[some].mT, patches(x[some], *window[:3]).flatten(1, 3), out=w[some])
-    return w
+class _Relu(torch.autograd.Function):
+    """ReLU of ``x``, or ``x`` where ``z`` is positive."""
 
+    @staticmethod
+    def forward(x: Tensor, z: Tensor | None) -> Tensor:
+        return F.relu(x) if z is None else torch.ops.aten.threshold_backward(x, z, 0)
 
-def _spread(_, w: Tensor, g: Tensor, window: _Window) -> Tensor:
-    kernel, stride, padding, height, width = window
-    high, wide = window.positions
-    # In cells of stride x stride pixels, of which a patch covers as many whole ones as it can in one addition.
-    more = [-(-(size + 2 * padding) // stride) for size in (height, width)]
-    x = g.new_zeros(*g.shape[:2], more[0], stride, more[1], stride, w.shape[2] // kernel**2)
-    for some in _chunks(g, len(g[0].flatten(0, 2)) if len(g) else 1, w.shape[2]):
-        parts = g[some].flatten(1, 3) @ w[some]
-        parts = parts.reshape(-1, g.shape[1], high, wide, kernel, kernel, x.shape[-1]).transpose(3, 4)
-        for i in range(0, kernel, stride):
-            for j in range(0, kernel, stride):
-                part = parts[:, :, :, i : i + stride, :, j : j + stride]
-                down, right = i // stride, j // stride
-                x[some, :, down : down + high, : part.shape[3], right : right + wide, : part.shape[5]] += part
-    whole = x.reshape(*g.shape[:2], more[0] * stride, more[1] * stride, x.shape[-1])
-    return whole[:, :, padding : padding + height, padding : padding + width]
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(output if inputs[1] is None else inputs[1])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        return _Relu.apply(gradient, *ctx.saved_tensors), None
 
 
 class _Together(torch.autograd.Function):
