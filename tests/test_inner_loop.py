@@ -22,7 +22,6 @@ from utils.meta.inner import (
     losses_of,
     own_parameters,
     predict,
-    rates_at,
     split,
     stacked,
     with_gradient,
@@ -243,7 +242,6 @@ def test_a_parameter_without_a_rate_is_named():
     for rates in ({"a": 0.1}, lambda step: {"a": 0.1}):
         with pytest.raises(ValueError, match=r"no inner rate for b$"):
             descend(bowl, stacked(start(), 3), rates, 1)
-    assert rates_at(0.3, 5, ["a", "b"]) == {"a": 0.3, "b": 0.3}
 
 
 def test_the_task_and_the_step_that_diverge_are_named():

@@ -85,10 +85,8 @@ class _Form(torch.autograd.Function):
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(x, weight, bias, m, eps, relu):
-        mean = x[..., :m, :].mean(-2, keepdim=True)
-        centred = x - mean
-        r = torch.rsqrt(centred[..., :m, :].square().mean(-2, keepdim=True) + eps)
-        z = torch.addcmul(bias.unsqueeze(-2), centred, weight.unsqueeze(-2) * r)
+        mean, r = _statistics(x, m, eps)
+        z = torch.addcmul(bias.unsqueeze(-2), x - mean, weight.unsqueeze(-2) * r)
         return (z.relu_() if relu else z), mean, r
 
     @staticmethod
@@ -108,13 +106,13 @@ class _NormSlope(torch.autograd.Function):
 
     dbeta = <g, 1>, dgamma = <g, x^>, dx = s g - 1_m s / m (dbeta + x^ dgamma), with s = gamma r, and g = G where z > 0.
 
-    Of phi = <u, dx> + <v, dgamma> + <w, dbeta>, with the sums a = <u, 1_m>, b = <u, x^ 1_m> and
-    q = <u, g> - (a dbeta + b dgamma) / m, it is
+    Of phi = <u, dx> + <v, dgamma> + <w, dbeta>, with the means a of u and b of u x^ over the first m rows, and
+    q = <u, g> - a dbeta - b dgamma, it is
 
-    dphi / dg = s u + (w - s a / m) + delta x^, where delta = v - s b / m,
+    dphi / dg = s u + (w - s a) + delta x^, where delta = v - s b,
     dphi / dgamma = r q,
-    dphi / dx = r (delta g + 1_m (alpha u - e / m - f x^ / m)), where alpha = -s dgamma / m,
-    e = delta dbeta + alpha a and f = s q + delta dgamma + alpha b.
+    dphi / dx = r delta g - 1_m r (e + f x^ + h u), where h = s dgamma / m, e = delta dbeta / m - h a and
+    f = (s q + delta dgamma) / m - h b.
     """
 
     @staticmethod
@@ -123,10 +121,10 @@ class _NormSlope(torch.autograd.Function):
         s = weight.unsqueeze(-2) * r
         by_bias = g.sum(-2, keepdim=True)
         by_weight = (x - mean).mul_(g).sum(-2, keepdim=True).mul_(r)
-        slope = -s * r * by_weight / m
-        constant = -s * by_bias / m - slope * mean
+        slope = (s * r).mul_(by_weight).div_(-m)
+        constant = torch.addcmul(s * by_bias / -m, slope, mean, value=-1)
         by_x = g * s
-        by_x[..., :m, :].addcmul_(x[..., :m, :], slope).add_(constant)
+        _first(by_x, m).addcmul_(_first(x, m), slope).add_(constant)
         return by_x, by_weight.squeeze(-2), by_bias.squeeze(-2)
 
     @staticmethod
@@ -139,23 +137,44 @@ class _NormSlope(torch.autograd.Function):
         gradient, x, weight, z, mean, r, by_weight, by_bias = ctx.saved_tensors
         m = ctx.m
         if torch.is_grad_enabled():  # for a third derivative
-            mean = x[..., :m, :].mean(-2, keepdim=True)
-            r = torch.rsqrt((x[..., :m, :] - mean).square().mean(-2, keepdim=True) + ctx.eps)
-        v, w, by_weight, by_bias, s = (t.unsqueeze(-2) for t in (v, w, by_weight, by_bias, weight))
-        s = s * r
+            mean, r = _statistics(x, m, ctx.eps)
+        v, w, by_weight, by_bias, weight = (t.unsqueeze(-2) for t in (v, w, by_weight, by_bias, weight))
+        s = weight * r
         g = gradient if z is None else torch.ops.aten.threshold_backward(gradient, z, 0)
-        normal, first = (x - mean) * r, u[..., :m, :]
-        a = first.sum(-2, keepdim=True)
-        b = (first * normal[..., :m, :]).sum(-2, keepdim=True)
-        q = (u * g).sum(-2, keepdim=True) - (a * by_bias + b * by_weight) / m
-        delta, alpha = v - s * b / m, -s * by_weight / m
-        by_g = torch.addcmul(torch.addcmul(w - s * a / m, normal, delta), u, s)
+        normal, first = (x - mean) * r, _first(u, m)
+        seen = _first(normal, m)
+        a, b = first.mean(-2, keepdim=True), (first * seen).mean(-2, keepdim=True)
+        q = _less((u * g).sum(-2, keepdim=True), (a, by_bias), (b, by_weight))
+        delta = _less(v, (s, b))
+        by_g = torch.addcmul(torch.addcmul(_less(w, (s, a)), normal, delta), u, s)
         if z is not None:
             by_g = torch.ops.aten.threshold_backward(by_g, z, 0)
-        e, f = delta * by_bias + alpha * a, s * q + delta * by_weight + alpha * b
-        through = torch.addcmul(torch.addcmul(-r * e / m, normal[..., :m, :], -r * f / m), first, r * alpha)
-        by_x = torch.addcmul(F.pad(through, (0, 0, 0, x.shape[-2] - m)) if m < x.shape[-2] else through, g, r * delta)
+        h = s * by_weight / m
+        e = _less(delta * by_bias / m, (h, a))
+        f = _less(torch.addcmul(s * q, delta, by_weight) / m, (h, b))
+        through = torch.addcmul(torch.addcmul(e, seen, f), first, h)
+        through = F.pad(through, (0, 0, 0, x.shape[-2] - m)) if m < x.shape[-2] else through
+        by_x = (delta * g - through) * r
         return by_g, by_x, (r * q).squeeze(-2), None, None, None, None, None
+
+
+def _statistics(x: Tensor, m: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean of the first ``m`` rows, and one by their standard deviation."""
+    seen = _first(x, m)
+    mean = seen.mean(-2, keepdim=True)
+    return mean, torch.rsqrt((seen - mean).square().mean(-2, keepdim=True) + eps)
+
+
+def _first(x: Tensor, m: int) -> Tensor:
+    """The first ``m`` rows: ``x`` itself where it has no more, because a view takes as long as a small sum."""
+    return x if m == x.shape[-2] else x[..., :m, :]
+
+
+def _less(value: Tensor, *products: tuple[Tensor, Tensor]) -> Tensor:
+    """``value`` less these products."""
+    for one, other in products:
+        value = torch.addcmul(value, one, other, value=-1)
+    return value
 
 
 class _Relu(torch.autograd.Function):
@@ -196,12 +215,15 @@ class _Together(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, function, *tensors):
-        tensors = [
-            tensor.expand(info.batch_size, *tensor.shape) if axis is None else tensor.movedim(axis, 0)
-            for tensor, axis in zip(tensors, in_dims[1:], strict=True)
-        ]
+        tensors = [_in_front(tensor, axis, info.batch_size) for tensor, axis in zip(tensors, in_dims[1:], strict=True)]
         with torch.autocast(tensors[0].device.type, enabled=False):
             return function(*tensors), 0
+
+
+def _in_front(tensor: Tensor, axis: int | None, tasks: int) -> Tensor:
+    if axis is None:
+        return tensor.expand(tasks, *tensor.shape)
+    return tensor.movedim(axis, 0) if axis else tensor
 
 
 def _pulled(function: Callable, outputs: int, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -21,8 +21,11 @@ from utils.data.episodes import Episode
 Stacked = dict[str, Tensor]
 """Parameters by name, each with a leading task axis."""
 
-Rates = float | Mapping[str, Tensor | float] | Callable[[int], Mapping[str, Tensor | float]]
-"""One inner rate for all; or by name of the parameter; or a function of the inner step that gives them by name."""
+RatesByName = Mapping[str, Tensor | float] | Callable[[int], Mapping[str, Tensor | float]]
+"""Inner rates by name of the parameter, or a function of the inner step that gives them so."""
+
+Rates = float | RatesByName
+"""One inner rate for all, or one for each parameter."""
 
 Order = int | Callable[[int], int]
 """1 or 2 for all inner steps, or a function of the step."""
@@ -131,10 +134,8 @@ def losses_of(criterion: Callable[..., Tensor], outputs: Tensor, y: Tensor) -> T
     return each.reshape(len(y), -1).mean(1)
 
 
-def rates_at(rates: Rates, step: int, names: Sequence[str]) -> Mapping[str, Tensor | float]:
+def rates_at(rates: RatesByName, step: int, names: Sequence[str]) -> Mapping[str, Tensor | float]:
     """The rate of every parameter at an inner step. Raises ``ValueError`` where one has none."""
-    if isinstance(rates, int | float):
-        return dict.fromkeys(names, rates)
     found = rates(step) if callable(rates) else rates
     if missing := [name for name in names if name not in found]:
         raise ValueError(f"no inner rate for {', '.join(missing)}")
@@ -174,14 +175,19 @@ def descend(
                 for name, value in path[-1].items()
             }
             loss = objective(params, step)
-            slopes = torch.autograd.grad(loss.sum(), list(params.values()), create_graph=orders[step] == 2)
             losses.append(loss.detach())
-            rate = rates_at(rates, step, list(params))
+            one_rate = isinstance(rates, int | float)
+            scaled = -rates * loss if one_rate else loss  # one rate: on a few losses, instead of on all gradients
+            slopes = torch.autograd.grad(scaled.sum(), list(params.values()), create_graph=orders[step] == 2)
             with torch.set_grad_enabled(not constant):
-                new = {
-                    name: torch.addcmul(value, _rate(rate[name], slope), slope, value=-1)
-                    for (name, value), slope in zip(params.items(), slopes, strict=True)
-                }
+                if one_rate:
+                    new = {name: params[name] + slope for name, slope in zip(params, slopes, strict=True)}
+                else:
+                    rate = rates_at(rates, step, list(params))
+                    new = {
+                        name: torch.addcmul(value, _rate(rate[name], slope), slope, value=-1)
+                        for (name, value), slope in zip(params.items(), slopes, strict=True)
+                    }
             path = [*path, new] if keep else [new]
     one = next(iter(start.values()))
     found = torch.stack(losses) if losses else one.new_zeros(0, len(one))

@@ -69,11 +69,18 @@ class MAML:
             raise ValueError(f"the inner rate must not be negative; got {self.inner_lr}")
 
     def adapt(
-        self, params: Params, support_x: Tensor, support_y: Tensor, steps: int | None = None, order: Order | None = None
+        self,
+        params: Params,
+        support_x: Tensor,
+        support_y: Tensor,
+        steps: int | None = None,
+        order: Order | None = None,
+        keep: bool = True,
     ) -> Path:
         """The inner loop of every task: ``support_x`` ``[B, S, ...]``, ``support_y`` ``[B, S, ...]``.
 
-        ``steps`` and ``order`` override the learner's. Raises ``FloatingPointError`` where a task diverges.
+        ``steps`` and ``order`` override the learner's; without ``keep``, only the end of the path remains. Raises
+        ``FloatingPointError`` where a task diverges.
         """
         own, shared = self._parts(params)
         if self.at_step is not None and (both := own.keys() & self.at_step(0).keys()):
@@ -88,7 +95,7 @@ class MAML:
 
         order = (self.order if torch.is_grad_enabled() else 1) if order is None else order
         steps = self.inner_steps if steps is None else steps
-        return descend(objective, stacked(own, len(support_x)), self.inner_lr, steps, order)
+        return descend(objective, stacked(own, len(support_x)), self.inner_lr, steps, order, keep)
 
     def _parts(self, params: Params) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         return split(own_parameters(self.network) if params is None else params, self.adapted)
@@ -98,13 +105,15 @@ class MAML:
 
     def predict(self, params: Params, path: Path, episode: Episode, step: int = -1) -> Tensor:
         """Outputs for the queries with the parameters after ``step`` steps (-1: the last), ``[B, Q, ...]``."""
-        step = range(len(path.params))[step]
+        number = len(path.losses) + 1
+        step = range(number)[step]
         shared = self._at(step, self._parts(params)[1])
-        return predict(self.network, path.params[step], shared, episode, self.statistics, self.vectorised)
+        return predict(self.network, path.params[step - number], shared, episode, self.statistics, self.vectorised)
 
     def logits(self, params: Params, episode: Episode, steps: int | None = None) -> Tensor:
         """Outputs of the adapted networks for the queries, ``[B, Q, ...]``."""
-        return self.predict(params, self.adapt(params, episode.support_x, episode.support_y, steps), episode)
+        path = self.adapt(params, episode.support_x, episode.support_y, steps, keep=False)
+        return self.predict(params, path, episode)
 
     def task_losses(
         self, params: Params, episode: Episode, order: Order | None = None, weights: Sequence[float] | None = None
@@ -114,11 +123,11 @@ class MAML:
         ``weights``, one for each inner step, asks for the weighted sum of the losses after each of them (multi-step
         loss); without, the loss after the last.
         """
-        path = self.adapt(params, episode.support_x, episode.support_y, order=order)
+        if weights is not None and len(weights) != self.inner_steps:
+            raise ValueError(f"{self.inner_steps} inner steps need as many weights; got {len(weights)}")
+        path = self.adapt(params, episode.support_x, episode.support_y, order=order, keep=weights is not None)
         if weights is None:
             weights = [0.0] * (self.inner_steps - 1) + [1.0]
-        elif len(weights) != self.inner_steps:
-            raise ValueError(f"{self.inner_steps} inner steps need as many weights; got {len(weights)}")
         after = range(1, self.inner_steps + 1) if self.inner_steps else [0]
         losses = {
             step: losses_of(self.criterion, self.predict(params, path, episode, step), episode.query_y)
