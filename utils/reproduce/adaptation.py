@@ -168,11 +168,8 @@ def untrained(training: Training, images: ImageSet, seed: int) -> Untrained:
     if training.method == "imaml":
         learner = IMAML(network, training.inner_lr, training.inner_steps)
     else:
-        # One step on a few images and then many queries: on a CPU no faster for all tasks at once.
-        learner = MAML(
-            network, training.inner_lr, training.inner_steps, order=1 if training.method == "fomaml" else 2,
-            vectorised=images.device.type != "cpu",
-        )  # fmt: skip
+        order = 1 if training.method == "fomaml" else 2
+        learner = MAML(network, training.inner_lr, training.inner_steps, order)
     return Untrained(learner, network, lambda step: learner.loss(None, sampler.sample(step)), sampler)
 
 
