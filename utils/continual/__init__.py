@@ -1,0 +1,1 @@
+"""Learning without forgetting: a file a method, which is what it keeps between tasks and what it adds to the loss."""

@@ -1,0 +1,179 @@
+"""Learn a stream, one task after the other; and what learns without any precaution, the reference of all methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.data.episodes import mix_seed
+from utils.data.streams import Stream
+from utils.training import Checkpoint, progress
+
+Memory = dict[str, object]
+"""What a method keeps: tensors, numbers, and lists and dictionaries of them; also modules, of which a checkpoint holds
+the state. Modules must be there from :meth:`Plain.start` on."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Trains on the task at hand and remembers nothing: what catastrophic forgetting happens to.
+
+    Methods that remember override what they need. All are functions of the network and the memory; what is random in
+    them is drawn from ``generator``.
+    """
+
+    def start(self, network: nn.Module, stream: Stream) -> Memory:
+        """The memory before the first task."""
+        return {}
+
+    def before_task(
+        self, network: nn.Module, memory: Memory, stream: Stream, task: int, generator: torch.Generator
+    ) -> Memory:
+        """The memory with which ``task`` is learned."""
+        return memory
+
+    def loss(
+        self,
+        network: nn.Module,
+        memory: Memory,
+        stream: Stream,
+        task: int,
+        x: Tensor,
+        y: Tensor,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """What is minimised on a batch of ``task``; a scalar."""
+        return task_loss(network(x), y, stream.units(task, task + 1))
+
+    def after_step(self, network: nn.Module, memory: Memory) -> Memory:
+        """The memory after a step of the optimiser; gradients are those that it used."""
+        return memory
+
+    def after_task(
+        self, network: nn.Module, memory: Memory, stream: Stream, task: int, generator: torch.Generator
+    ) -> Memory:
+        """The memory after ``task`` was learned."""
+        return memory
+
+    def logits(self, network: nn.Module, memory: Memory, x: Tensor) -> Tensor:
+        """Outputs ``[N, units]`` by which images are classified."""
+        return network(x)
+
+
+def task_loss(logits: Tensor, y: Tensor, units: slice) -> Tensor:
+    """Cross-entropy over the ``units`` that take part, of labels that are numbers of units."""
+    return F.cross_entropy(logits[:, units], y - units.start)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What became of a stream.
+
+    ``accuracies[i, j]``: on task j after the tasks 0 to i, ``[T, T]`` in [0, 1]; ``untrained[j]`` before all of them.
+    """
+
+    network: nn.Module
+    memory: Memory = field(repr=False)
+    accuracies: Tensor
+    untrained: Tensor
+
+
+def learn(
+    network: nn.Module,
+    stream: Stream,
+    method: Plain,
+    steps: int,
+    batch_size: int,
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+    seed: int = 0,
+    checkpoint: Checkpoint | None = None,
+    label: str = "tasks",
+) -> Learned:
+    """Train ``network`` on the tasks of ``stream``, ``steps`` batches each, and test it on all tasks after each.
+
+    ``optimizer`` makes a new one of the parameters for every task: what an optimiser remembers belongs to the task. All that is
+    random follows from ``seed``. With a ``checkpoint`` the run is saved after every task and goes on from there.
+
+    Raises ``FloatingPointError`` where a loss is no longer finite.
+    """
+    n_tasks = len(stream.tasks)
+    memory, first = method.start(network, stream), 0
+    accuracies, untrained = torch.zeros(n_tasks, n_tasks, dtype=torch.float64), None
+    if checkpoint is not None and (state := checkpoint.load()) is not None:
+        network.load_state_dict(state["network"])
+        memory, first = _restored(memory, state["memory"]), state["tasks"]
+        accuracies, untrained = state["accuracies"], state["untrained"]
+    if untrained is None:
+        untrained = _tested(method, network, memory, stream, 0)
+    with progress(n_tasks * steps, label) as bar:
+        bar.update(first * steps)
+        for task in range(first, n_tasks):
+            generator = torch.Generator().manual_seed(mix_seed(seed, n_tasks + task))
+            memory = method.before_task(network, memory, stream, task, generator)
+            network.train()
+            own = optimizer([value for value in network.parameters() if value.requires_grad])
+            losses = torch.zeros(steps, device=next(network.parameters()).device)
+            for step in range(steps):
+                x, y = stream.batch(task, step, batch_size, seed)
+                own.zero_grad(set_to_none=True)
+                loss = method.loss(network, memory, stream, task, x, y, generator)
+                loss.backward()
+                own.step()
+                memory = method.after_step(network, memory)
+                losses[step] = loss.detach()
+                bar.update()
+            if not bool(losses.isfinite().all()):
+                raise FloatingPointError(
+                    f"the loss of task {task} is not finite: lower the learning rate or the strength"
+                )
+            network.eval()
+            memory = method.after_task(network, memory, stream, task, generator)
+            accuracies[task] = _tested(method, network, memory, stream, task + 1)
+            if checkpoint is not None:
+                checkpoint.save(
+                    {
+                        "network": network.state_dict(),
+                        "memory": {key: _stored(value) for key, value in memory.items()},
+                        "tasks": task + 1,
+                        "accuracies": accuracies,
+                        "untrained": untrained,
+                    }
+                )
+    network.eval()
+    return Learned(network, memory, accuracies, untrained)
+
+
+@torch.no_grad()
+def accuracy(
+    method: Plain, network: nn.Module, memory: Memory, stream: Stream, task: int, seen: int, chunk: int = 1000
+) -> float:
+    """Part of the test images of ``task`` that are classified rightly after ``seen`` tasks."""
+    network.eval()
+    data, units, right = stream.tasks[task], stream.units(task, seen), 0
+    for x, y in zip(data.test_x.split(chunk), data.test_y.split(chunk), strict=True):
+        found = method.logits(network, memory, data.seen(x))[:, units].argmax(1) + units.start
+        right += int((found == y).sum())
+    return right / len(data.test_y)
+
+
+def _tested(method: Plain, network: nn.Module, memory: Memory, stream: Stream, seen: int) -> Tensor:
+    found = [accuracy(method, network, memory, stream, task, seen) for task in range(len(stream.tasks))]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def _stored(value: object) -> object:
+    return value.state_dict() if isinstance(value, nn.Module) else value
+
+
+def _restored(started: Memory, stored: Memory) -> Memory:
+    memory = dict(started)
+    for key, value in stored.items():
+        if isinstance(started.get(key), nn.Module):
+            started[key].load_state_dict(value)
+        else:
+            memory[key] = value
+    return memory
