@@ -95,8 +95,8 @@ def learn(
 ) -> Learned:
     """Train ``network`` on the tasks of ``stream``, ``steps`` batches each, and test it on all tasks after each.
 
-    ``optimizer`` makes a new one of the parameters for every task: what an optimiser remembers belongs to the task. All that is
-    random follows from ``seed``. With a ``checkpoint`` the run is saved after every task and goes on from there.
+    ``optimizer`` makes a new one of the parameters for every task: what an optimiser remembers belongs to the task. All
+    that is random follows from ``seed``. With a ``checkpoint`` the run is saved after every task and resumed there.
 
     Raises ``FloatingPointError`` where a loss is no longer finite.
     """
