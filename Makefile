@@ -54,7 +54,7 @@ kernel-tests: $(INSTALLED)
 	@TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernels -n $(WORKERS) --dist loadfile --durations=5
 
 book-tests: book
-	@$(BIN)/python -m pytest tests/test_book_pages.py tests/test_book_browser.py tests/test_notebooks.py \
+	@$(BIN)/python -m pytest tests/test_book_*.py tests/test_notebooks.py \
 		-n $(WORKERS) -rs --durations=3
 
 chapter-tests: $(INSTALLED)

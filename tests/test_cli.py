@@ -37,7 +37,10 @@ def test_help_lists_every_command(capsys):
     ("command", "words"),
     [
         ("run", ["chapters", "--spread"]),
-        ("reproduce", ["pixels", "prototypical", "--dataset", "--seeds", "--steps", "--jobs", "--work", "--out"]),
+        (
+            "reproduce",
+            ["pixels", "prototypical", "--dataset", "--seeds", "--steps", "--jobs", "--work", "--finished", "--out"],
+        ),
         ("bench", ["sampler", "--out"]),
         ("data", ["omniglot", "mnist", "cifar100"]),
         ("doctor", []),
@@ -206,6 +209,7 @@ def test_what_cannot_be_reproduced(capsys, tmp_path, monkeypatch):
     work = ["--work", str(tmp_path), "--out", str(tmp_path)]
     assert "recorded on omniglot; got 'mnist'" in failed(capsys, "reproduce", "pixels", "--dataset", "mnist", *work)
     assert "all different; got [1, 1]" in failed(capsys, "reproduce", "prototypical", "--seeds", "1", "1", *work)
+    assert "recorded as a whole" in failed(capsys, "reproduce", "pixels", "--finished", *work)
     assert "at least 1 step; got -5" in failed(capsys, "reproduce", "prototypical", "--steps", "-5", *work)
     assert "looked for omniglot.npz" in failed(capsys, "reproduce", "prototypical", *work)
     monkeypatch.setenv("COURSE_DEVICE", "gpu")

@@ -404,6 +404,12 @@ def test_an_input_that_is_no_number_is_an_error_that_names_the_task(part, step, 
         MAML(built("strided"), 0.3, 2).loss(None, replace(episode, **spoiled), weights=weights)
 
 
+def test_the_last_step_is_looked_at_in_testing_too(episode):
+    learner = MAML(built("mlp"), math.inf, 1)  # the loss before the step is finite
+    with pytest.raises(FloatingPointError, match=r"task 0 of the batch diverges: its loss at step 1 is nan"):
+        learner.logits(None, episode)
+
+
 def test_what_does_not_make_sense_is_refused(episode):
     network = built("mlp")
     with pytest.raises(ValueError, match="order must be 1 or 2; got 3"):

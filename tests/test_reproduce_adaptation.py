@@ -108,6 +108,16 @@ def test_maml_plus_plus_begins_with_first_order_and_all_losses(lab, monkeypatch)
     assert seen[0][1] == [0.5, 0.5] and seen[-1][1] == pytest.approx([0.015, 0.985])
 
 
+def test_what_is_finished_can_be_recorded_alone(lab, tmp_path):
+    with pytest.raises(ValueError, match="no network of maml is finished"):
+        METHODS["maml"]("omniglot", [0], tmp_path, finished=True)
+    whole = METHODS["maml"]("omniglot", [0], tmp_path)
+    next(tmp_path.glob("result_*_6way5shot_*.json")).unlink()
+    part = METHODS["maml"]("omniglot", [0], tmp_path, finished=True)
+    assert part["rows"] == [row for row in whole["rows"] if (row["n_way"], row["k_shot"]) != (6, 5)]
+    assert len(part["config"]["networks"]) == len(whole["config"]["networks"]) - 1
+
+
 def test_only_omniglot_is_recorded(tmp_path):
     with pytest.raises(ValueError, match="omniglot"):
         METHODS["maml"]("mnist", [0], tmp_path)

@@ -41,12 +41,15 @@ def _chapter(folder: Path, name: str) -> Path:
 def _reproduce(args: argparse.Namespace) -> None:
     from utils.data.cache import cache_dir
     from utils.records import write_record
-    from utils.reproduce import METHODS
+    from utils.reproduce import IN_PARTS, METHODS
 
     if args.work is None and cache_dir() is None:
         raise ValueError("no folder to keep unfinished runs in: give one with --work")
     work = args.work or cache_dir() / "reproduce" / f"{args.name}_{args.dataset}"
-    record = METHODS[args.name](args.dataset, args.seeds, work, args.steps, args.jobs)
+    if args.finished and args.name not in IN_PARTS:
+        raise ValueError(f"{args.name} is recorded as a whole; --finished is for {', '.join(sorted(IN_PARTS))}")
+    options = {"finished": True} if args.finished else {}
+    record = METHODS[args.name](args.dataset, args.seeds, work, args.steps, args.jobs, **options)
     path = write_record(f"{args.name.replace('-', '_')}_{args.dataset}", record, args.out)
     for row in record["rows"]:
         print(f"{row['id']:44s} {row['mean']:6.2f} ± {row['ci95']:.2f} %  over {row['n']} {row['over']}")
@@ -123,6 +126,9 @@ def parser() -> argparse.ArgumentParser:
     reproduce.add_argument("--steps", type=int, help="training episodes (default: the protocol's)")
     reproduce.add_argument("--jobs", type=int, default=1, help="runs at a time, each in a process of its own")
     reproduce.add_argument("--work", type=Path, help="folder of checkpoints and finished parts (default: the cache)")
+    reproduce.add_argument(
+        "--finished", action="store_true", help="train nothing; record the networks that are finished"
+    )
     reproduce.add_argument("--out", type=Path, help="results folder (default: book/results)")
     reproduce.set_defaults(call=_reproduce)
 

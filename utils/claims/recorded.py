@@ -41,7 +41,8 @@ def table_bundle(
     """For each (name, id prefix) rows of printed numbers and a row of our recorded ones.
 
     ``columns`` maps the rest of an id, after a hyphen, to the heading of its column; "" stands for an id without rest.
-    What is not printed or not recorded stays empty. Below stands where the recorded numbers come from.
+    What is not printed or not recorded stays empty; a method of which there is nothing yet says so. Below stands where
+    the recorded numbers come from.
     """
     columns = COLUMNS if columns is None else columns
     ours, printed = recorded_runs(folder), printed_numbers(folder)
@@ -57,6 +58,8 @@ def table_bundle(
             cells = [f"{ours[id]['mean']:.1f} ± {ours[id]['ci95']:.1f}" if id in ours else "–" for id in ids]
             rows.append([name, f"ours, recorded ({mine[0]['n']} {mine[0]['over']})", *cells])
             records[mine[0]["record"]["command"]] = mine[0]["record"]["provenance"]
+        elif not sources:
+            rows.append([name, "not run yet", *["–"] * len(ids)])
     head = [quantity, "", *columns.values()]
     notes = [
         f"Recorded with: {command} ({made['date'][:10]}, {made['device']}, torch {made['torch'].split('+')[0]})."

@@ -48,7 +48,8 @@ class MAML:
     criterion : a loss as of ``torch.nn.functional``: ``cross_entropy``, ``mse_loss``.
     at_step : a function of the number of inner steps taken so far, for what the inner loop does not change but what
         differs from step to step, by name: normalisation layers of their own (:mod:`utils.meta.maml_plus_plus`).
-    vectorised : all tasks at once (see :func:`utils.meta.inner.apply`).
+    vectorised : all tasks at once (see :func:`utils.meta.inner.apply`). Training them so, the running averages of
+        batch normalisation stay as they are: no task's are those of another.
 
     ``params`` of the methods is a dictionary as of ``network.named_parameters()``; ``None`` means the network's own.
     """
@@ -111,9 +112,14 @@ class MAML:
         return predict(self.network, path.params[step - number], shared, episode, self.statistics, self.vectorised)
 
     def logits(self, params: Params, episode: Episode, steps: int | None = None) -> Tensor:
-        """Outputs of the adapted networks for the queries, ``[B, Q, ...]``."""
+        """Outputs of the adapted networks for the queries, ``[B, Q, ...]``.
+
+        Raises ``FloatingPointError`` where a task has diverged, the last step included.
+        """
         path = self.adapt(params, episode.support_x, episode.support_y, steps, keep=False)
-        return self.predict(params, path, episode)
+        outputs = self.predict(params, path, episode)
+        check_finite(torch.cat([path.losses, outputs.detach().flatten(1).sum(1)[None]]), self.inner_lr)
+        return outputs
 
     def task_losses(
         self, params: Params, episode: Episode, order: Order | None = None, weights: Sequence[float] | None = None

@@ -9,3 +9,6 @@ METHODS = {
     "one-shot-runs": one_shot_runs.run,
     **adaptation.METHODS,
 }
+
+IN_PARTS = frozenset(adaptation.METHODS)
+"""Of these, the networks that are finished can be recorded before the others are."""

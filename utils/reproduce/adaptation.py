@@ -245,29 +245,51 @@ def test(training: Training, testing: Evaluation, made: Untrained, images: Image
     return rows
 
 
-def run_one(training: Training, testing: Evaluation, seed: int, folder: Path) -> dict:
-    """Train and test one network; the result is kept in ``folder`` and read from there the next time."""
-    path = folder / f"result_{training.method}_{training.n_way}way{training.k_shot}shot_seed{seed}.json"
+def _result_path(training: Training, seed: int, folder: Path) -> Path:
+    return folder / f"result_{training.method}_{training.n_way}way{training.k_shot}shot_seed{seed}.json"
+
+
+def finished_part(training: Training, testing: Evaluation, seed: int, folder: Path) -> dict | None:
+    """The stored result of one network with these settings; ``None`` where there is none."""
+    path = _result_path(training, seed, folder)
     settings = json.loads(json.dumps({"training": asdict(training), "testing": asdict(testing)}))
     if path.exists() and (stored := json.loads(path.read_text()))["settings"] == settings:
+        return stored
+    return None
+
+
+def run_one(training: Training, testing: Evaluation, seed: int, folder: Path) -> dict:
+    """Train and test one network; the result is kept in ``folder`` and read from there the next time."""
+    if (stored := finished_part(training, testing, seed, folder)) is not None:
         return stored
     device = best_device()
     started = time.perf_counter()
     made = train(training, load(training.dataset, training.split).to(device), seed, folder)
     rows = test(training, testing, made, load(training.dataset, testing.split).to(device))
     result = {
-        "settings": settings,
+        "settings": {"training": asdict(training), "testing": asdict(testing)},
         "seed": seed,
         "rows": [{**row, "seed": seed} for row in rows],
         "seconds": time.perf_counter() - started,
         "provenance": provenance(str(device)),
     }
-    write_record(path.stem, result, folder)
+    write_record(_result_path(training, seed, folder).stem, result, folder)
     return result
 
 
-def run(method: str, dataset: str, seeds: list[int], folder: Path, steps: int | None = None, jobs: int = 1) -> dict:
-    """All networks and seeds of ``method``, ``jobs`` at a time; finished parts are read from ``folder``."""
+def run(
+    method: str,
+    dataset: str,
+    seeds: list[int],
+    folder: Path,
+    steps: int | None = None,
+    jobs: int = 1,
+    finished: bool = False,
+) -> dict:
+    """All networks and seeds of ``method``, ``jobs`` at a time; finished parts are read from ``folder``.
+
+    With ``finished``, nothing is trained: the record is of the networks that are finished for all seeds.
+    """
     if dataset != "omniglot":
         raise ValueError(f"{method} is recorded on omniglot; got {dataset!r}")
     check_seeds(seeds, steps)
@@ -276,6 +298,14 @@ def run(method: str, dataset: str, seeds: list[int], folder: Path, steps: int | 
         networks = tuple(replace(training, steps=steps) for training in networks)
     testing = Evaluation()
     folder.mkdir(parents=True, exist_ok=True)
+    if finished:
+        networks = tuple(
+            training
+            for training in networks
+            if all(finished_part(training, testing, seed, folder) is not None for seed in seeds)
+        )
+        if not networks:
+            raise ValueError(f"no network of {method} is finished in {folder}")
     results = in_processes(
         run_one, [(training, testing, seed, folder) for seed in seeds for training in networks], jobs
     )
