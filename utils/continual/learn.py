@@ -105,7 +105,8 @@ def learn(
     accuracies, untrained = torch.zeros(n_tasks, n_tasks, dtype=torch.float64), None
     if checkpoint is not None and (state := checkpoint.load()) is not None:
         network.load_state_dict(state["network"])
-        memory, first = _restored(memory, state["memory"]), state["tasks"]
+        device = next(network.parameters()).device
+        memory, first = _restored(memory, state["memory"], device), state["tasks"]
         accuracies, untrained = state["accuracies"], state["untrained"]
     if untrained is None:
         untrained = _tested(method, network, memory, stream, 0)
@@ -113,6 +114,7 @@ def learn(
         bar.update(first * steps)
         for task in range(first, n_tasks):
             generator = torch.Generator().manual_seed(mix_seed(seed, n_tasks + task))
+            network.eval()  # as after the last task, also where the run is resumed
             memory = method.before_task(network, memory, stream, task, generator)
             network.train()
             own = optimizer([value for value in network.parameters() if value.requires_grad])
@@ -169,11 +171,20 @@ def _stored(value: object) -> object:
     return value.state_dict() if isinstance(value, nn.Module) else value
 
 
-def _restored(started: Memory, stored: Memory) -> Memory:
+def _restored(started: Memory, stored: Memory, device: torch.device) -> Memory:
     memory = dict(started)
     for key, value in stored.items():
         if isinstance(started.get(key), nn.Module):
             started[key].load_state_dict(value)
         else:
-            memory[key] = value
+            memory[key] = _moved(value, device)
     return memory
+
+
+def _moved(value: object, device: torch.device) -> object:
+    """To where the network is: a checkpoint is read on the CPU."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _moved(one, device) for key, one in value.items()}
+    return [_moved(one, device) for one in value] if isinstance(value, list) else value
