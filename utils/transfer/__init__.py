@@ -1,0 +1,1 @@
+"""What one network has learned, put to use in another."""
