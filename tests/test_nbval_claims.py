@@ -1,4 +1,4 @@
-"""The plugin that compares reruns, without a kernel; ``test_planted_errors.py`` runs it for real."""
+"""The plugin that compares reruns, without a kernel; ``test_book_planted_errors.py`` runs it for real."""
 
 from __future__ import annotations
 
