@@ -15,7 +15,7 @@ from torch import Tensor
 
 from utils.continual.bic import BiC, bias_correction, corrected, held_out, retrained
 from utils.continual.heads import features
-from utils.continual.learn import Plain, accuracy, learn
+from utils.continual.learn import Batch, Plain, accuracy, learn
 from utils.data.images import as_float
 
 
@@ -127,7 +127,7 @@ def test_stage_one_is_the_paper_with_the_corrected_teacher():
         for value in network.parameters():
             value.add_(0.2 * torch.randn(value.shape, generator=generator(1)))
     x, y = stream.batch(2, 0, 32)
-    found = method.loss(network, memory, stream, 2, x, y, generator(6))
+    found = method.loss(network, memory, Batch(stream, 2, x, y), generator(6))
     images = torch.cat([memory["images"], stream.tasks[2].train_x[memory["rows"]]])
     labels = torch.cat([memory["labels"], stream.tasks[2].train_y[memory["rows"]]])
     drawn = torch.randint(len(labels), (32,), generator=generator(6))
@@ -148,7 +148,7 @@ def test_without_distillation_only_the_labels_count():
     stream, network, memory = middle(method)
     memory["teacher"] = None
     x, y = stream.batch(2, 0, 8)
-    assert float(method.loss(network, memory, stream, 2, x, y, generator()).detach()) > 0
+    assert float(method.loss(network, memory, Batch(stream, 2, x, y), generator()).detach()) > 0
 
 
 # ---------------------------------------------------------------------------------------------------- what is kept
@@ -158,14 +158,15 @@ def test_what_is_held_out_is_balanced_and_never_trained_on():
     stream, seen = small_stream("class"), []
 
     class Watched(BiC):
-        def loss(self, network, memory, stream, task, x, y, rng):
+        def loss(self, network, memory, batch, rng):
+            task = batch.task
             held, rows = memory["held_images"], memory["rows"]
             assert len(set(memory["held_labels"].bincount(minlength=(task + 1) * 2).tolist())) == 1
             pool = torch.cat([memory["images"], stream.tasks[task].train_x[rows]])
             assert not (pool[:, None] == held).flatten(2).all(2).any()
             assert len(rows) + int((memory["held_labels"] >= 2 * task).sum()) == len(stream.tasks[task].train_y)
             seen.append(held)
-            return super().loss(network, memory, stream, task, x, y, rng)
+            return super().loss(network, memory, batch, rng)
 
         def after_task(self, network, memory, stream, task, rng):
             memory = super().after_task(network, memory, stream, task, rng)

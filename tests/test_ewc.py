@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from utils.backbones import MLP
 from utils.continual.ewc import EWC, consolidated, fisher_diagonal
 from utils.continual.importance import quadratic_penalty, task_batches, trained
-from utils.continual.learn import Plain
+from utils.continual.learn import Batch, Plain
 
 UNITS = slice(1, 4)
 
@@ -254,7 +254,7 @@ def test_importance_from_another_architecture_is_refused():
     with pytest.raises(
         ValueError, match=r"importance is of another architecture: linears.0.weight is \[7, 9\], in the"
     ):
-        EWC().loss(small_network(stream), memory, stream, 0, x, y, torch.Generator())
+        EWC().loss(small_network(stream), memory, Batch(stream, 0, x, y), torch.Generator())
     fisher = {name: torch.zeros_like(value) for name, value in MLP(9, (7, 6)).named_parameters()}
     here = trained(small_network(stream))
     with pytest.raises(ValueError, match="fisher is of another architecture"):

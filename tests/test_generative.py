@@ -11,7 +11,7 @@ from replay_fixtures import SETTINGS, check_resumed, generator, small_network, s
 from torch import Tensor, nn
 
 from utils.continual.generative import GAN, Critic, GenerativeReplay, Generator
-from utils.continual.learn import Plain, learn
+from utils.continual.learn import Batch, Plain, learn
 from utils.data.streams import Stream
 
 SMALL = GAN(latent=4, hidden=24, steps=20, batch_size=32)
@@ -45,7 +45,7 @@ def test_with_a_perfect_scholar_it_is_the_joint_loss(scenario, temperature):
         memory = method.after_task(network, memory, stream, task, generator())
     memory["solver"] = Perfect(stream)
     x, y = stream.batch(2, 0, 20_000)
-    found = method.loss(network, memory, stream, 2, x, y, generator(3))
+    found = method.loss(network, memory, Batch(stream, 2, x, y), generator(3))
     units = stream.units(2, 3)
     per_task = [F.cross_entropy(network(task.seen(task.train_x))[:, units], task.train_y) for task in stream.tasks]
     torch.testing.assert_close(found, sum(per_task) / 3, rtol=5e-3, atol=0)
@@ -92,7 +92,7 @@ def test_the_old_solver_answers_and_stays():
     optimizer = torch.optim.SGD(network.parameters(), 0.5)
     for seed in range(3):
         optimizer.zero_grad()
-        method.loss(network, memory, stream, 1, x, y, generator(seed)).backward()
+        method.loss(network, memory, Batch(stream, 1, x, y), generator(seed)).backward()
         optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(before, memory["solver"].parameters(), strict=True))
     assert not memory["solver"].training

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from utils.continual.heads import frozen
 from utils.continual.icarl import ICaRL, class_means, herding, nearest_mean_scores
-from utils.continual.learn import learn
+from utils.continual.learn import Batch, learn
 from utils.data.images import as_float
 
 
@@ -86,7 +86,7 @@ def test_the_loss_is_that_of_the_paper():
             return network(x)
 
     x, y = stream.batch(1, 0, 16)
-    loss = method.loss(Recorded(), memory, stream, 1, x, y, generator(9))
+    loss = method.loss(Recorded(), memory, Batch(stream, 1, x, y), generator(9))
     images = pictures["x"]
     known = as_float(torch.cat([memory["images"], stream.tasks[1].train_x]))
     labels = torch.cat([memory["labels"], stream.tasks[1].train_y])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from utils.continual.importance import quadratic_penalty, trained
 from utils.continual.intelligence import SynapticIntelligence
-from utils.continual.learn import Memory, Plain
+from utils.continual.learn import Batch, Memory, Plain
 
 
 class Point(nn.Module):
@@ -146,7 +146,7 @@ def test_the_penalty_has_no_half_and_its_gradient_is_the_one_taken_off():
     memory["importance"] = {name: torch.ones_like(value) for name, value in memory["importance"].items()}
     memory["anchor"] = {name: value - 0.1 for name, value in memory["anchor"].items()}
     x, y = stream.batch(0, 0, 4)
-    plain, whole = (m.loss(network, memory, stream, 0, x, y, GENERATOR) for m in (Plain(), method))
+    plain, whole = (m.loss(network, memory, Batch(stream, 0, x, y), GENERATOR) for m in (Plain(), method))
     n = sum(value.numel() for value in network.parameters())
     assert (whole - plain).item() == pytest.approx(3.0 * n * 0.01, rel=1e-4)
     (whole - plain).backward()  # as if the task's own gradient were zero

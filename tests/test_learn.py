@@ -126,9 +126,9 @@ class Noting(Plain):
     def before_task(self, network, memory, stream, task, generator):
         return {**memory, "notes": [*memory["notes"], ["before", task, network.training]]}
 
-    def loss(self, network, memory, stream, task, x, y, generator):
-        noise = 0.1 * torch.randn(x.shape, generator=generator)
-        return task_loss(network(x + noise), y, stream.units(task, task + 1)) + 0 * memory["old"].weight.sum()
+    def loss(self, network, memory, batch, generator):
+        noise = 0.1 * torch.randn(batch.x.shape, generator=generator)
+        return task_loss(network(batch.x + noise), batch.y, batch.units) + 0 * memory["old"].weight.sum()
 
     def after_step(self, network, memory):
         assert network.training and all(value.grad is not None for value in network.parameters())
@@ -204,9 +204,9 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_nothing_is_saved(tmp_path):
     class Diverging(Plain):
-        def loss(self, network, memory, stream, task, x, y, generator):
-            own = super().loss(network, memory, stream, task, x, y, generator)
-            return own / 0 if task == 1 else own
+        def loss(self, network, memory, batch, generator):
+            own = super().loss(network, memory, batch, generator)
+            return own / 0 if batch.task == 1 else own
 
     checkpoint = Checkpoint(tmp_path / "run.pt", {})
     with pytest.raises(FloatingPointError, match="loss of task 1 is not finite: lower the learning rate or the streng"):

@@ -12,7 +12,7 @@ from replay_fixtures import SETTINGS, check_resumed, generator, small_network, s
 from torch import Tensor
 
 from utils.continual.heads import features, head_logits, old_units
-from utils.continual.learn import Plain, learn
+from utils.continual.learn import Batch, Plain, learn
 from utils.continual.lwf import FineTuning, LwF, warm_up
 
 
@@ -52,7 +52,7 @@ def test_it_is_the_algorithm_with_the_answers_recorded_before(scenario):
         y_o, y_hat = (outputs[:, group].softmax(1) ** (1 / 3) for outputs in (recorded, now))
         y_o, y_hat = (powers / powers.sum(1, keepdim=True) for powers in (y_o, y_hat))
         expected = expected - 0.7 * (y_o.detach() * y_hat.log()).sum(1).mean()
-    found = method.loss(network, memory, stream, 2, x, y, generator())
+    found = method.loss(network, memory, Batch(stream, 2, x, y), generator())
     wanted = flat_gradient(expected, network)
     assert float(wanted.abs().max()) > 1e-2
     torch.testing.assert_close(flat_gradient(found, network), wanted, rtol=1e-9, atol=1e-12)
@@ -61,9 +61,9 @@ def test_it_is_the_algorithm_with_the_answers_recorded_before(scenario):
 def test_t_squared_is_declared():
     method = LwF(temperature=3.0)
     stream, network, memory, x, y = after_one_task("class", method)
-    plain = Plain().loss(network, memory, stream, 2, x, y, generator())
+    plain = Plain().loss(network, memory, Batch(stream, 2, x, y), generator())
     old = [
-        LwF(temperature=3.0, squared=squared).loss(network, memory, stream, 2, x, y, generator()) - plain
+        LwF(temperature=3.0, squared=squared).loss(network, memory, Batch(stream, 2, x, y), generator()) - plain
         for squared in (True, False)
     ]
     assert old[1].item() > 1e-4
@@ -76,7 +76,7 @@ def test_a_network_that_has_not_changed_feels_nothing(scenario):
     network = small_network(stream.n_units).double()
     memory = method.before_task(network, method.start(network, stream), stream, 1, generator())
     x, y = (part.double() if part.is_floating_point() else part for part in stream.batch(1, 0, 16))
-    loss, plain = (one.loss(network, memory, stream, 1, x, y, generator()) for one in (method, Plain()))
+    loss, plain = (one.loss(network, memory, Batch(stream, 1, x, y), generator()) for one in (method, Plain()))
     torch.testing.assert_close(loss, plain, rtol=1e-12, atol=0)
     torch.testing.assert_close(flat_gradient(loss, network), flat_gradient(plain, network), rtol=1e-9, atol=1e-13)
 
@@ -86,7 +86,7 @@ def test_the_teacher_is_in_evaluation_mode_and_learns_nothing():
     stream, network, memory, x, y = after_one_task("class", method, normalise=True)
     before = copy.deepcopy(memory["teacher"].state_dict())
     network.train()
-    method.loss(network, memory, stream, 2, x, y, generator()).backward()
+    method.loss(network, memory, Batch(stream, 2, x, y), generator()).backward()
     assert not memory["teacher"].training
     assert all(torch.equal(value, before[name]) for name, value in memory["teacher"].state_dict().items())
     assert all(value.grad is None for value in memory["teacher"].parameters())

@@ -20,7 +20,7 @@ from utils.backbones import MLP
 from utils.bench.memory import peak_bytes
 from utils.continual.hebbian import hebbian_weights
 from utils.continual.importance import task_batches, trained
-from utils.continual.learn import Plain
+from utils.continual.learn import Batch, Plain
 from utils.continual.mas import MAS, local_importance, output_importance
 from utils.data.streams import Stream
 
@@ -157,7 +157,7 @@ def test_the_penalty_has_no_half():
     memory["importance"] = {name: torch.ones_like(value) for name, value in memory["importance"].items()}
     memory["anchor"] = {name: value - 0.1 for name, value in memory["anchor"].items()}
     x, y = stream.batch(0, 0, 4)
-    own, whole = (m.loss(network, memory, stream, 0, x, y, torch.Generator()).item() for m in (Plain(), method))
+    own, whole = (m.loss(network, memory, Batch(stream, 0, x, y), torch.Generator()).item() for m in (Plain(), method))
     n = sum(value.numel() for value in network.parameters())
     assert whole - own == pytest.approx(3.0 * n * 0.01, rel=1e-4)
 

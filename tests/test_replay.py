@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from replay_fixtures import SETTINGS, check_resumed, generator, small_network, small_stream
 
-from utils.continual.learn import Plain, learn, task_loss
+from utils.continual.learn import Batch, Plain, learn, task_loss
 from utils.continual.replay import ExperienceReplay, Joint, loss_over_tasks
 from utils.data.images import ImageSet, as_float
 from utils.data.streams import Stream, permuted_stream
@@ -30,7 +30,7 @@ def test_the_loss_weighs_all_tasks_the_same():
     rows = torch.randint(30, (16,), generator=generator(5))
     x, y = stream.batch(2, 0, 16)
     hooked = torch.nn.Sequential(Doubled(), network)
-    found = method.loss(hooked, memory, stream, 2, x, y, generator(5))
+    found = method.loss(hooked, memory, Batch(stream, 2, x, y), generator(5))
     new = F.cross_entropy(network(x.double()), y)
     old = F.cross_entropy(network(as_float(memory["images"][rows]).double()), memory["labels"][rows])
     torch.testing.assert_close(found, new / 3 + 2 * old / 3)
@@ -95,10 +95,10 @@ def test_joint_training_draws_from_all_tasks_so_far_alike():
             return torch.zeros(len(x), 6)
 
     x, y = stream.batch(1, 0, 3000)
-    Joint().loss(Watched(), {}, stream, 1, x, y, generator())
+    Joint().loss(Watched(), {}, Batch(stream, 1, x, y), generator())
     torch.testing.assert_close(shares[0], torch.tensor([0.5, 0.5, 0.0]), rtol=0, atol=0.04)
     x, y = stream.batch(2, 0, 3000)
-    Joint().loss(Watched(), {}, stream, 2, x, y, generator())
+    Joint().loss(Watched(), {}, Batch(stream, 2, x, y), generator())
     torch.testing.assert_close(shares[1], torch.full((3,), 1 / 3), rtol=0, atol=0.04)
 
 

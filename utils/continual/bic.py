@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from utils.continual.heads import body_and_head, features, frozen
 from utils.continual.icarl import check_memory, exemplars, no_exemplars
-from utils.continual.learn import Memory, Plain
+from utils.continual.learn import Batch, Memory, Plain
 from utils.continual.memory import as_bytes, first_of_each, mixed_batch, quota
 from utils.data.images import as_float
 from utils.data.streams import Stream
@@ -105,18 +105,9 @@ class BiC(Plain):
             "teacher": frozen(network),
         }
 
-    def loss(
-        self,
-        network: nn.Module,
-        memory: Memory,
-        stream: Stream,
-        task: int,
-        x: Tensor,
-        y: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        data = stream.tasks[task]
-        x, y = mixed_batch(memory["images"], memory["labels"], data, memory["rows"], len(x), generator)
+    def loss(self, network: nn.Module, memory: Memory, batch: Batch, generator: torch.Generator) -> Tensor:
+        task, data = batch.task, batch.stream.tasks[batch.task]
+        x, y = mixed_batch(memory["images"], memory["labels"], data, memory["rows"], len(batch.x), generator)
         logits = network(x)[:, : data.last + 1]
         if not (task and self.distil):
             return F.cross_entropy(logits, y)

@@ -149,18 +149,8 @@ class EWC(Plain):
     def start(self, network: nn.Module, stream: Stream) -> Memory:
         return {"importance": zeros(network), "anchor": copied(network)}
 
-    def loss(
-        self,
-        network: nn.Module,
-        memory: Memory,
-        stream: Stream,
-        task: int,
-        x: Tensor,
-        y: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        own = super().loss(network, memory, stream, task, x, y, generator)
-        return own + quadratic_penalty(trained(network), memory["importance"], memory["anchor"], self.strength)
+    def added(self, network: nn.Module, memory: Memory) -> Tensor:
+        return quadratic_penalty(trained(network), memory["importance"], memory["anchor"], self.strength)
 
     def after_task(
         self, network: nn.Module, memory: Memory, stream: Stream, task: int, generator: torch.Generator

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.continual.heads import frozen, old_terms, old_units
-from utils.continual.learn import Memory, Plain, task_loss
+from utils.continual.learn import Batch, Memory, Plain, task_loss
 from utils.continual.memory import as_bytes
 from utils.data.images import as_float
 from utils.data.streams import Stream
@@ -171,23 +171,15 @@ class GenerativeReplay(Plain):
     ) -> Memory:
         return {**memory, "solver": frozen(network)}
 
-    def loss(
-        self,
-        network: nn.Module,
-        memory: Memory,
-        stream: Stream,
-        task: int,
-        x: Tensor,
-        y: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
+    def loss(self, network: nn.Module, memory: Memory, batch: Batch, generator: torch.Generator) -> Tensor:
+        stream, task, x, y = batch
         if not task:
-            return super().loss(network, memory, stream, task, x, y, generator)
+            return super().loss(network, memory, batch, generator)
         past = self.past(memory, len(x), stream, generator)
         with torch.no_grad():
             answers = memory["solver"](past)
         new, old = network(torch.cat([x, past])).chunk(2)
-        new = task_loss(new, y, stream.units(task, task + 1))
+        new = task_loss(new, y, batch.units)
         return (new + task * self.replay_loss(old, answers, stream, task)) / (task + 1)
 
     def after_task(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.continual.heads import features, frozen
-from utils.continual.learn import Memory, Plain
+from utils.continual.learn import Batch, Memory, Plain
 from utils.continual.memory import as_bytes, first_of_each, mixed_batch, quota
 from utils.data.images import as_float
 from utils.data.streams import Stream
@@ -110,19 +110,10 @@ class ICaRL(Plain):
     ) -> Memory:
         return {**memory, "teacher": frozen(network)}
 
-    def loss(
-        self,
-        network: nn.Module,
-        memory: Memory,
-        stream: Stream,
-        task: int,
-        x: Tensor,
-        y: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        data = stream.tasks[task]
+    def loss(self, network: nn.Module, memory: Memory, batch: Batch, generator: torch.Generator) -> Tensor:
+        task, data = batch.task, batch.stream.tasks[batch.task]
         rows = torch.arange(len(data.train_y), device=data.train_y.device)
-        x, y = mixed_batch(memory["images"], memory["labels"], data, rows, len(x), generator)
+        x, y = mixed_batch(memory["images"], memory["labels"], data, rows, len(batch.x), generator)
         logits = network(x)[:, : data.last + 1]
         targets = F.one_hot(y, data.last + 1).to(logits.dtype)
         if task:

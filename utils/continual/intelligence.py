@@ -52,18 +52,8 @@ class SynapticIntelligence(Plain):
     ) -> Memory:
         return {**memory, "anchor": copied(network), "path": zeros(network), "previous": copied(network)}
 
-    def loss(
-        self,
-        network: nn.Module,
-        memory: Memory,
-        stream: Stream,
-        task: int,
-        x: Tensor,
-        y: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        own = super().loss(network, memory, stream, task, x, y, generator)
-        return own + quadratic_penalty(trained(network), memory["importance"], memory["anchor"], 2 * self.strength)
+    def added(self, network: nn.Module, memory: Memory) -> Tensor:
+        return quadratic_penalty(trained(network), memory["importance"], memory["anchor"], 2 * self.strength)
 
     @torch.no_grad()
     def after_step(self, network: nn.Module, memory: Memory) -> Memory:

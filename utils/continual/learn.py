@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,20 @@ from utils.training import Checkpoint, progress
 Memory = dict[str, object]
 """What a method keeps: tensors, numbers, and lists and dictionaries of them; also modules, of which a checkpoint holds
 the state. Modules must be there from :meth:`Plain.start` on."""
+
+
+class Batch(NamedTuple):
+    """Training images ``x`` and labels ``y`` of number ``task`` of a ``stream``."""
+
+    stream: Stream
+    task: int
+    x: Tensor
+    y: Tensor
+
+    @property
+    def units(self) -> slice:
+        """Outputs that take part while the task is learned."""
+        return self.stream.units(self.task, self.task + 1)
 
 
 @dataclass(frozen=True)
@@ -36,18 +51,15 @@ class Plain:
         """The memory with which ``task`` is learned."""
         return memory
 
-    def loss(
-        self,
-        network: nn.Module,
-        memory: Memory,
-        stream: Stream,
-        task: int,
-        x: Tensor,
-        y: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """What is minimised on a batch of ``task``; a scalar."""
-        return task_loss(network(x), y, stream.units(task, task + 1))
+    def added(self, network: nn.Module, memory: Memory) -> Tensor | None:
+        """What is added to the task's own loss, whatever the batch; a scalar, or nothing."""
+        return None
+
+    def loss(self, network: nn.Module, memory: Memory, batch: Batch, generator: torch.Generator) -> Tensor:
+        """What is minimised on a batch; a scalar."""
+        own = task_loss(network(batch.x), batch.y, batch.units)
+        added = self.added(network, memory)
+        return own if added is None else own + added
 
     def after_step(self, network: nn.Module, memory: Memory) -> Memory:
         """The memory after a step of the optimiser; gradients are those that it used."""
@@ -120,9 +132,9 @@ def learn(
             own = optimizer([value for value in network.parameters() if value.requires_grad])
             losses = torch.zeros(steps, device=next(network.parameters()).device)
             for step in range(steps):
-                x, y = stream.batch(task, step, batch_size, seed)
+                batch = Batch(stream, task, *stream.batch(task, step, batch_size, seed))
                 own.zero_grad(set_to_none=True)
-                loss = method.loss(network, memory, stream, task, x, y, generator)
+                loss = method.loss(network, memory, batch, generator)
                 loss.backward()
                 own.step()
                 memory = method.after_step(network, memory)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.continual.heads import body_and_head, features, frozen, old_terms
-from utils.continual.learn import Memory, Plain, task_loss
+from utils.continual.learn import Batch, Memory, Plain, task_loss
 from utils.data.streams import Stream
 
 
@@ -65,18 +65,10 @@ class LwF(Plain):
             warm_up(network, stream, task, self.warmup_steps, self.warmup_lr)
         return memory
 
-    def loss(
-        self,
-        network: nn.Module,
-        memory: Memory,
-        stream: Stream,
-        task: int,
-        x: Tensor,
-        y: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
+    def loss(self, network: nn.Module, memory: Memory, batch: Batch, generator: torch.Generator) -> Tensor:
+        stream, task, x, y = batch
         logits = network(x)
-        loss = task_loss(logits, y, stream.units(task, task + 1))
+        loss = task_loss(logits, y, batch.units)
         if not task:
             return loss
         with torch.no_grad():
@@ -129,19 +121,10 @@ class FineTuning(Plain):
             part.requires_grad_(False)
         return memory
 
-    def loss(
-        self,
-        network: nn.Module,
-        memory: Memory,
-        stream: Stream,
-        task: int,
-        x: Tensor,
-        y: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
-        for part in parts(network, self.frozen) if task else []:
+    def loss(self, network: nn.Module, memory: Memory, batch: Batch, generator: torch.Generator) -> Tensor:
+        for part in parts(network, self.frozen) if batch.task else []:
             part.eval()
-        return super().loss(network, memory, stream, task, x, y, generator)
+        return super().loss(network, memory, batch, generator)
 
     def after_task(
         self, network: nn.Module, memory: Memory, stream: Stream, task: int, generator: torch.Generator

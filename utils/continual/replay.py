@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.continual.learn import Memory, Plain, task_loss
+from utils.continual.learn import Batch, Memory, Plain, task_loss
 from utils.continual.memory import as_bytes, reservoir
 from utils.data.images import as_float
 from utils.data.streams import Stream
@@ -44,22 +44,14 @@ class ExperienceReplay(Plain):
     def start(self, network: nn.Module, stream: Stream) -> Memory:
         return {"images": stream.tasks[0].train_x[:0], "labels": stream.tasks[0].train_y[:0], "seen": 0}
 
-    def loss(
-        self,
-        network: nn.Module,
-        memory: Memory,
-        stream: Stream,
-        task: int,
-        x: Tensor,
-        y: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
+    def loss(self, network: nn.Module, memory: Memory, batch: Batch, generator: torch.Generator) -> Tensor:
+        stream, task, x, y = batch
         if not task:
-            return super().loss(network, memory, stream, task, x, y, generator)
+            return super().loss(network, memory, batch, generator)
         labels = memory["labels"]
         chosen = torch.randint(len(labels), (len(x),), generator=generator).to(labels.device)
         new, old = network(torch.cat([x, as_float(memory["images"][chosen])])).chunk(2)
-        new = task_loss(new, y, stream.units(task, task + 1))
+        new = task_loss(new, y, batch.units)
         return (new + task * loss_over_tasks(old, labels[chosen], stream, task + 1)) / (task + 1)
 
     def after_task(
@@ -81,16 +73,8 @@ class ExperienceReplay(Plain):
 class Joint(Plain):
     """Trains on the data of all tasks so far, every task as likely in a batch: the upper bound, also called offline."""
 
-    def loss(
-        self,
-        network: nn.Module,
-        memory: Memory,
-        stream: Stream,
-        task: int,
-        x: Tensor,
-        y: Tensor,
-        generator: torch.Generator,
-    ) -> Tensor:
+    def loss(self, network: nn.Module, memory: Memory, batch: Batch, generator: torch.Generator) -> Tensor:
+        stream, task, x, y = batch
         share = torch.randint(task + 1, (len(x),), generator=generator).bincount(minlength=task + 1).tolist()
         parts = [(x[: share[task]], y[: share[task]])]
         for data, n in zip(stream.tasks[:task], share, strict=False):
