@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.autograd.graph import get_gradient_edge
 
 from utils.data.streams import Task
@@ -98,14 +99,30 @@ def parameter_importance(
     return {name: value / n for name, value in sums.items()}
 
 
+class _Parabolas(torch.autograd.Function):
+    """``sum_i importance_i (theta_i - anchor_i)^2``, of which one tensor a parameter is kept, and no step repeated."""
+
+    @staticmethod
+    def forward(ctx, importance: list[Tensor], anchor: list[Tensor], *params: Tensor) -> Tensor:
+        moved = [value - there for value, there in zip(params, anchor, strict=True)]
+        ctx.pull = [weight * away for weight, away in zip(importance, moved, strict=True)]
+        return torch.stack([(pull * away).sum() for pull, away in zip(ctx.pull, moved, strict=True)]).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, slope: Tensor) -> tuple[Tensor | None, ...]:
+        twice = 2 * slope
+        return (None, None, *(pull * twice for pull in ctx.pull))
+
+
 def quadratic_penalty(params: Params, importance: Params, anchor: Params, strength: float) -> Tensor:
-    """``(strength / 2) sum_i importance_i (theta_i - anchor_i)^2``, a scalar with a graph to ``params``.
+    """``(strength / 2) sum_i importance_i (theta_i - anchor_i)^2``, a scalar that can be differentiated once.
 
     Raises ``ValueError`` where the three do not belong to the same architecture.
     """
     check_architecture(params, importance=importance, anchor=anchor)
-    parts = [(importance[name] * (value - anchor[name]).square()).sum() for name, value in params.items()]
-    return strength / 2 * torch.stack(parts).sum()
+    weights, there = ([of[name] for name in params] for of in (importance, anchor))
+    return strength / 2 * _Parabolas.apply(weights, there, *params.values())
 
 
 def check_architecture(params: Params, **others: Params) -> None:
