@@ -34,6 +34,8 @@ DATASETS = {
     "omniglot-one-shot-runs": "Omniglot, Lake's 20 one-shot runs, error",
     "miniimagenet": "miniImageNet",
     "cifar_fs": "CIFAR-FS",
+    "split-mnist": "MNIST, five tasks of two digits",
+    "permuted-mnist": "MNIST, ten orders of the pixels",
     "cifar100-incremental": "CIFAR-100, classes added 20 at a time",
     "temperature": "no data: two logits",
 }
@@ -396,16 +398,22 @@ class ClaimsTable(StoredTable):
             pages = [page for page in pages if page == f"chapters/{wanted}"]
             if not pages:
                 raise BookDataError(f"no chapter {wanted} in the book")
-        rows = []
+        made: list[nodes.Node] = []
         for page in pages:
-            for claim in read_claims(self.root / f"{page}.ipynb"):
-                rows.append(claim_cells(claim, None if wanted else self.link(page, claim["title"])))
-        return [table_node(CLAIM_HEADER, rows, "course-claims")] if rows else []
+            rows = [
+                claim_cells(claim, None if wanted else self.link(page, claim["title"]))
+                for claim in read_claims(self.root / f"{page}.ipynb")
+            ]
+            if rows and wanted is None:
+                made.append(nodes.rubric("", "", self.link(page)))
+            if rows:
+                made.append(table_node(CLAIM_HEADER, rows, "course-claims"))
+        return made
 
-    def link(self, page: str, text: str) -> nodes.Node:
-        """Return a link to a chapter; Sphinx refuses the build if it leads nowhere."""
+    def link(self, page: str, text: str = "") -> nodes.Node:
+        """Return a link to a chapter, by default with its title; Sphinx refuses the build if it leads nowhere."""
         link = addnodes.pending_xref(
-            "", nodes.inline(text=text), refdomain="std", reftype="doc", reftarget=f"/{page}", refexplicit=True
+            "", nodes.inline(text=text), refdomain="std", reftype="doc", reftarget=f"/{page}", refexplicit=bool(text)
         )
         link["refdoc"] = self.env.docname
         link["refwarn"] = True
