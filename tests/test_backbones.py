@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from utils.backbones import MLP, STATISTICS, Conv4, EpisodeNorm2d
+from utils.backbones import MLP, STATISTICS, Conv4, EpisodeNorm2d, ResNet
 
 
 def images(n: int, channels: int = 1, size: int = 28, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -552,6 +552,46 @@ def test_mlp_with_the_statistics_of_the_support():
     hidden = network.linears[0](x.flatten(1))
     expected = (hidden - hidden[:4].mean(0)) / (hidden[:4].var(0, correction=0) + 1e-5).sqrt()
     torch.testing.assert_close(network(x, "support", 4), expected)
+
+
+def test_the_residual_network_is_that_of_the_paper():
+    """32 layers; with a last one for ten classes, the 464,154 parameters of ResNet-32 for CIFAR-10."""
+    network = ResNet()
+    assert len(network.convs) == 31 and network.out_features == 64
+    assert sum(value.numel() for value in network.parameters()) + 64 * 10 + 10 == 464_154
+    assert network.eval()(torch.rand(2, 3, 32, 32)).shape == (2, 64)
+    assert ResNet(1, 2, 4).eval()(torch.rand(3, 1, 20, 12)).shape == (3, 16)
+    with pytest.raises(ValueError, match="at least one block; got 0"):
+        ResNet(3, 0)
+
+
+@pytest.mark.parametrize("statistics", [*STATISTICS, None])
+def test_the_residual_network_is_its_formula(statistics):
+    torch.manual_seed(0)
+    network = ResNet(2, 2, 3).double()
+    for i, norm in enumerate(network.norms):
+        worn(norm, i)
+    x = images(5, 2, 8)
+    layers = iter(zip(network.convs, network.norms, strict=True))
+
+    def layer(x: Tensor) -> Tensor:
+        conv, norm = next(layers)
+        y = F.conv2d(x, conv.weight, None, conv.stride, 1)
+        if statistics == "running":
+            return F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        of = y[:3] if statistics == "support" else y
+        var, mean = torch.var_mean(of, (0, 2, 3), correction=0, keepdim=True)
+        return (y - mean) / (var + 1e-5).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+    y, sizes = layer(x).relu(), []
+    for _ in range(6):
+        inner = layer(layer(y).relu())
+        lacking = inner.shape[1] - y.shape[1]
+        short = F.avg_pool2d(y, 1, 2) if lacking else y
+        y = (inner + torch.cat([short, short.new_zeros(5, lacking, *inner.shape[2:])], 1)).relu()
+        sizes.append(tuple(y.shape[1:]))
+    assert sizes == [(3, 8, 8)] * 2 + [(6, 4, 4)] * 2 + [(12, 2, 2)] * 2
+    torch.testing.assert_close(network(x, statistics, 3), y.mean((2, 3)))
 
 
 def test_mlp_needs_a_layer():

@@ -16,6 +16,8 @@ from torch import Tensor
 from utils.continual.bic import BiC, bias_correction, corrected, held_out, retrained
 from utils.continual.heads import features
 from utils.continual.learn import Batch, Plain, accuracy, learn
+from utils.continual.memory import mixed_batch
+from utils.data.distortions import shifted_and_mirrored
 from utils.data.images import as_float
 
 
@@ -151,6 +153,28 @@ def test_without_distillation_only_the_labels_count():
     assert float(method.loss(network, memory, Batch(stream, 2, x, y), generator()).detach()) > 0
 
 
+def test_shifted_images_are_the_same_for_both_networks():
+    method = BiC(24, "plain", shift=1)
+    stream, network, memory = middle(method)
+    shown: list[Tensor] = []
+
+    class Watched(torch.nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x):
+            shown.append(x)
+            return self.network(x)
+
+    memory["teacher"] = Watched(memory["teacher"])
+    x, y = stream.batch(2, 0, 8)
+    method.loss(Watched(network), memory, Batch(stream, 2, x, y), generator(1))
+    rng = generator(1)
+    plain, _ = mixed_batch(memory["images"], memory["labels"], stream.tasks[2], memory["rows"], 8, rng)
+    assert torch.equal(*shown) and torch.equal(shown[0], shifted_and_mirrored(plain, 1, rng))
+
+
 # ---------------------------------------------------------------------------------------------------- what is kept
 
 
@@ -242,6 +266,8 @@ def test_wrong_settings():
         BiC(10, temperature=0.0)
     with pytest.raises(ValueError, match="part of the memory for validation"):
         BiC(10, validation=1.0)
+    with pytest.raises(ValueError, match="shifted by 0 pixels or more; got -1"):
+        BiC(10, shift=-1)
     with pytest.raises(ValueError, match="a memory of 5 images cannot hold one of each of 6 classes"):
         BiC(5).start(network, stream)
     with pytest.raises(ValueError, match="memory of at least 12 images"):

@@ -157,7 +157,10 @@ def test_all_printed_tables_are_there():
         ("omniglot-one-shot-runs", "paper"): 2 + 4 + 4 + 2 + 1,
         ("miniimagenet", "lecture"): 6 * 2,
         ("cifar_fs", "paper"): 6 * 2,
+        ("split-mnist", "paper"): 8 * 3,
+        ("permuted-mnist", "paper"): 8 * 3,
         ("cifar100-incremental", "lecture"): 4 * 5,
+        ("mnist-distillation", "paper"): 5,
         ("temperature", "lecture"): 3 * 2,
     }
 
@@ -169,6 +172,15 @@ def test_printed_temperatures_follow_from_the_formula():
             share = 100 * powers[int(found[2]) - 1] / sum(powers)
             digits = len(row["printed"].partition(".")[2])
             assert f"{share:.{digits}f}" == row["printed"]
+
+
+def test_what_follows_from_a_formula_has_no_interval(course_pages):
+    row = {"mean": 0.0911051, "ci95": 0.0, "n": 1, "over": "formula"}
+    assert course_pages.recorded_value(row) == "0.09111"
+    assert course_pages.recorded_value({**row, "over": "seeds"}) == "0.09 ± 0.00"
+    run = {"name": "temperature", "provenance": {"date": "2026-11-22T04:00:00Z"}}
+    assert course_pages.our_label(run, row) == "ours, recorded 2026-11-22"
+    assert course_pages.our_label(run, {**row, "over": "seeds"}) == "ours, recorded 2026-11-22, 1 seeds"
 
 
 def test_printed_prototypical_numbers():

@@ -8,10 +8,11 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from utils.data import load
-from utils.data.distortions import NODES, AffineDistortion, affine_matrices, warp
+from utils.data.distortions import NODES, AffineDistortion, affine_matrices, shifted, shifted_and_mirrored, warp
 from utils.data.images import as_float
 
 FIELDS = ("rotation", "shear", "scale", "shift")
@@ -322,3 +323,34 @@ def test_shapes_that_do_not_fit_are_shown():
 def test_a_distortion_is_frozen():
     with pytest.raises(FrozenInstanceError):
         AffineDistortion().rotation = 5
+
+
+# ------------------------------------------------------------------------------------------- shifts by whole pixels
+
+
+def test_shifted_images_are_cut_from_a_frame_of_zeros():
+    """All 25 shifts by up to two pixels, about equally often; in the middle nothing is lost."""
+    x = images(1, 2, 4, 6) + 0.1
+    framed = F.pad(x, (2, 2, 2, 2))
+    wanted = [framed[0, :, i : i + 4, j : j + 6] for i in range(5) for j in range(5)]
+    found = shifted(x.expand(5000, -1, -1, -1), 2, generator(1))
+    assert found.shape == (5000, 2, 4, 6) and found.dtype == x.dtype
+    often = [int((found == one).all(dim=(1, 2, 3)).sum()) for one in wanted]
+    assert sum(often) == 5000 and min(often) > 140 and max(often) < 260
+    assert torch.equal(shifted(x, 0, generator(1)), x)
+    assert torch.equal(found, shifted(x.expand(5000, -1, -1, -1), 2, generator(1)))
+
+
+def test_shifted_and_mirrored_images_are_cut_from_a_frame_of_zeros():
+    """Every result is one of the 2 (2 most + 1)^2 that there are, and all of them occur alike."""
+    x = images(1, 2, 4, 5)
+    framed = F.pad(x, (1, 1, 1, 1))
+    cut = [framed[..., i : i + 4, j : j + 5] for i in range(3) for j in range(3)]
+    every = torch.cat([*cut, *(one.flip(-1) for one in cut)]).flatten(1)
+    found = shifted_and_mirrored(x.expand(3600, -1, -1, -1), 1, generator(1))
+    assert found.shape == (3600, 2, 4, 5) and found.dtype == x.dtype
+    distance, which = torch.cdist(found.flatten(1), every).min(1)
+    assert float(distance.max()) < 1e-6
+    counts = which.bincount(minlength=18)
+    assert int(counts.min()) > 140 and int(counts.max()) < 265
+    assert torch.equal(found, shifted_and_mirrored(x.expand(3600, -1, -1, -1), 1, generator(1)))

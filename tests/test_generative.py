@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from replay_fixtures import SETTINGS, check_resumed, generator, small_network, small_stream
 from torch import Tensor, nn
 
-from utils.continual.generative import GAN, Critic, GenerativeReplay, Generator
+from utils.continual.generative import GAN, SOURCES, VAE, Critic, GenerativeReplay, Generator
 from utils.continual.learn import Batch, Plain, learn
 from utils.data.streams import Stream
 
 SMALL = GAN(latent=4, hidden=24, steps=20, batch_size=32)
+SMALL_VAE = VAE(latent=4, hidden=24, steps=20, batch_size=32)
 
 
 class Perfect(nn.Module):
@@ -61,6 +62,28 @@ def test_in_the_task_scenario_every_old_head_answers():
     torch.testing.assert_close(soft, 4 * (p * (p / q).log()).sum(-1).mean())
 
 
+@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+def test_without_a_source_the_old_solver_answers_about_new_images(scenario):
+    """(1/t) L(x, y) + (1 - 1/t) T^2 KL(old answers || new ones), in the task scenario their mean over the old heads."""
+    stream, network = small_stream(scenario), small_network(small_stream(scenario).n_units)
+    method = GenerativeReplay("current", temperature=2.0)
+    memory = method.before_task(network, method.start(network, stream), stream, 2, generator())
+    with torch.no_grad():
+        for value in network.parameters():
+            value.add_(0.1 * torch.randn(value.shape, generator=generator(4)))
+    x, y = stream.batch(2, 0, 9)
+    mine, old, units = network(x), memory["solver"](x), stream.units(2, 3)
+    if scenario == "class":
+        p, log_q = F.pad((old[:, :4] / 2).softmax(1), (0, 2)), (mine / 2).log_softmax(1)
+    else:
+        heads = (len(x), -1, 2)
+        n_old = 4 if scenario == "task" else 2
+        p, log_q = (old[:, :n_old].reshape(heads) / 2).softmax(-1), (mine[:, :n_old].reshape(heads) / 2).log_softmax(-1)
+    divergence = (torch.xlogy(p, p) - p * log_q).sum(-1).mean()
+    expected = (F.cross_entropy(mine[:, units], y - units.start) + 2 * 4 * divergence) / 3
+    torch.testing.assert_close(method.loss(network, memory, Batch(stream, 2, x, y), generator()), expected)
+
+
 def test_soft_answers_leave_nothing_to_new_units():
     stream, method = small_stream("class"), GenerativeReplay("noise", temperature=2.0)
     logits, answers = torch.randn(2, 7, 6, generator=generator(), dtype=torch.float64)
@@ -72,7 +95,7 @@ def test_soft_answers_leave_nothing_to_new_units():
     torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (found, expected)))
 
 
-@pytest.mark.parametrize("source", ["generator", "exact", "noise"])
+@pytest.mark.parametrize("source", SOURCES)
 def test_the_first_task_is_plain_training(source):
     stream = small_stream("class")
     one = Stream(stream.tasks[:1], "class", "one")
@@ -161,6 +184,51 @@ def test_generated_images_are_images():
     assert images.min().item() >= 0 and images.max().item() <= 1
 
 
+# ----------------------------------------------------------------------------------------------------------- the VAE
+
+
+def test_the_loss_of_the_vae_is_the_negative_bound():
+    """By torch.distributions: -log of Bernoulli likelihoods and the divergence of two Gaussians, a pixel."""
+    torch.manual_seed(0)
+    maker, encoder = (module.double() for module in SMALL_VAE.start((1, 3, 4), 1))
+    x, noise = torch.rand(5, 1, 3, 4, dtype=torch.float64).round(), torch.randn(5, 4, dtype=torch.float64)
+    mean, log_variance = encoder(x)
+    q = torch.distributions.Normal(mean, log_variance.exp().sqrt())
+    likelihood = torch.distributions.Bernoulli(maker(mean + q.stddev * noise)).log_prob(x).flatten(1).sum(1)
+    divergence = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(1)
+    bound = (likelihood - divergence).mean()
+    assert float(divergence.mean().detach()) > 1e-4
+    torch.testing.assert_close(SMALL_VAE.loss(maker, encoder, x, noise), -bound / 12)
+
+
+def test_the_vae_learns_where_images_are():
+    """Three pictures of ink and paper, each made again, and at its share."""
+    modes = torch.tensor([[1.0, 0, 0, 1, 0, 1, 0, 1], [0, 1, 0, 0, 1, 1, 0, 0], [0, 0, 1, 0, 1, 0, 1, 1]])
+    vae = VAE(latent=4, hidden=32, steps=300, batch_size=64, lr=5e-3)
+    maker, encoder = vae.start((1, 2, 4), seed=1)
+    rng = generator(2)
+    before = torch.cdist(maker.eval().draw(600, rng).flatten(1), modes).amin(1).median().item()
+    vae.train(maker, encoder, lambda n: modes[torch.randint(3, (n,), generator=rng)].view(n, 1, 2, 4), rng)
+    distance, nearest = torch.cdist(maker.draw(600, rng).flatten(1), modes).min(1)
+    assert before > 1 and distance.median().item() < 0.2
+    assert int(nearest.bincount(minlength=3).min()) > 100
+    assert not maker.training
+
+
+def test_a_vae_that_diverges_is_noticed():
+    vae = replace(SMALL_VAE, lr=torch.inf)
+    maker, encoder = vae.start((1, 4, 4), 0)
+    with pytest.raises(FloatingPointError, match="VAE"):
+        vae.train(maker, encoder, lambda n: torch.rand(n, 1, 4, 4, generator=generator()), generator())
+
+
+def test_weights_of_a_vae_follow_from_the_seed():
+    one, again, other = (SMALL_VAE.start((1, 4, 4), seed) for seed in (0, 0, 1))
+    for a, b, c in zip(*(nn.ModuleList(pair).parameters() for pair in (one, again, other)), strict=True):
+        assert torch.equal(a, b) and not torch.equal(a, c)
+    assert not list(one[0].buffers()), "no batch normalisation"
+
+
 # ------------------------------------------------------------------------------------------------------ what it does
 
 
@@ -190,9 +258,13 @@ def test_generated_images_keep_what_plain_training_loses():
     assert reached[0] < 0.2 and reached[1] > 0.6 and reached[2] > 0.6
 
 
-@pytest.mark.parametrize("source", ["generator", "exact", "noise"])
+@pytest.mark.parametrize("source", SOURCES)
 def test_a_stream_that_was_killed_goes_on(tmp_path, source):
     check_resumed(tmp_path, lambda: GenerativeReplay(source, SMALL), "class")
+
+
+def test_a_stream_with_a_vae_that_was_killed_goes_on(tmp_path):
+    check_resumed(tmp_path, lambda: GenerativeReplay(gan=SMALL_VAE), "class")
 
 
 def test_wrong_settings():

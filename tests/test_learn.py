@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
-from continual_fixtures import assert_resumes_to_the_bit, learned, noise_set, small_network, small_stream
+from continual_fixtures import (
+    Killed,
+    KillingCheckpoint,
+    assert_resumes_to_the_bit,
+    learned,
+    noise_set,
+    small_network,
+    small_stream,
+)
 from torch import nn
 
 from utils.backbones import MLP
@@ -221,3 +229,41 @@ def test_frozen_parameters_stay():
     before = network.linears[0].weight.clone()
     learn(network, stream, Plain(), 5, 5, lambda p: torch.optim.Adam(p, 0.03))
     assert torch.equal(network.linears[0].weight, before)
+
+
+def test_an_optimiser_can_go_on_where_the_last_task_left_it(tmp_path):
+    """As if all tasks were one run of Adam; and a run that is resumed knows what it remembered."""
+    stream = small_stream()
+
+    def run(checkpoint: Checkpoint | None = None, **options: object) -> nn.Module:
+        make = lambda p: torch.optim.Adam(p, 0.03)  # noqa: E731
+        return learn(small_network(stream), stream, Plain(), 6, 5, make, 3, checkpoint, **options).network
+
+    one = small_network(stream)
+    optimizer = torch.optim.Adam(one.parameters(), 0.03)
+    for task in range(3):
+        for step in range(6):
+            x, y = stream.batch(task, step, 5, 3)
+            optimizer.zero_grad()
+            task_loss(one(x), y, stream.units(task, task + 1)).backward()
+            optimizer.step()
+    kept, new = run(keep_optimizer=True), run()
+    with pytest.raises(Killed):
+        run(KillingCheckpoint(tmp_path / "run.pt", {}, tasks=2), keep_optimizer=True)
+    again = run(Checkpoint(tmp_path / "run.pt", {}), keep_optimizer=True)
+    for value, same, resumed, other in zip(*(n.parameters() for n in (one, kept, again, new)), strict=True):
+        assert torch.equal(value, same) and torch.equal(value, resumed) and not torch.equal(value, other)
+
+
+def test_a_schedule_begins_anew_with_every_task():
+    rates = []
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    stream = small_stream()
+    schedule = lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [2], 0.1)  # noqa: E731
+    learn(small_network(stream), stream, Plain(), 4, 5, lambda p: Watched(p, 0.5), schedule=schedule)
+    assert rates == pytest.approx(3 * [0.5, 0.5, 0.05, 0.05])

@@ -359,6 +359,50 @@ class Conv4(nn.Module):
         return x.flatten(1) if self.downsample == "pool" else x.mean(dim=(2, 3))
 
 
+class ResNet(nn.Module):
+    """Residual network for small images (He et al. 2016, section 4.2): 6 ``blocks`` + 2 layers, 32 by default.
+
+    A convolution, then three stages of as many blocks, with ``width``, 2 ``width`` and 4 ``width`` channels, of which
+    the second and the third begin by halving; the output is the mean over the last map. A block is
+
+        relu(x + norm(conv(relu(norm(conv(x))))))
+
+    and where it halves, x is taken at every second pixel and zeros stand for the channels that it lacks (option A): no
+    parameters. Input float ``[N, in_channels, H, W]``, output ``[N, out_features]``.
+    """
+
+    def __init__(self, in_channels: int = 3, blocks: int = 5, width: int = 16) -> None:
+        super().__init__()
+        if blocks < 1:
+            raise ValueError(f"a stage needs at least one block; got {blocks}")
+        widths = [in_channels, width]
+        for stage in range(3):
+            widths += [width * 2**stage] * 2 * blocks
+        strides = [1] * (len(widths) - 1)
+        strides[1 + 2 * blocks] = strides[1 + 4 * blocks] = 2
+        self.convs = nn.ModuleList(
+            nn.Conv2d(i, o, 3, stride, padding=1, bias=False)
+            for (i, o), stride in zip(pairwise(widths), strides, strict=True)
+        )
+        self.norms = nn.ModuleList(EpisodeNorm2d(o) for o in widths[1:])
+        for conv in self.convs:
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        self.out_features = widths[-1]
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor, statistics: str | None = None, n_support: int | None = None) -> Tensor:
+        def layer(i: int, x: Tensor) -> Tensor:
+            return self.norms[i](self.convs[i](x), statistics, n_support)
+
+        x = F.relu(layer(0, x.contiguous(memory_format=torch.channels_last)))
+        for i in range(1, len(self.convs), 2):
+            y = layer(i + 1, F.relu(layer(i, x)))
+            if self.convs[i].stride[0] > 1:
+                x = x[:, :, ::2, ::2]
+            x = F.relu(y + F.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1])))
+        return x.mean(dim=(2, 3))
+
+
 class MLP(nn.Module):
     """Fully connected network with ReLU: the flattened image to ``widths[-1]`` numbers.
 

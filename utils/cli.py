@@ -11,9 +11,11 @@ from pathlib import Path
 REPRODUCTIONS = (
     *("pixels", "prototypical", "baseline", "siamese", "matching", "relation", "one-shot-runs"),
     *("maml", "fomaml", "reptile", "maml-plus-plus", "imaml", "r2d2", "lr-d2", "metaoptnet-ridge", "metaoptnet-svm"),
+    *(f"{stream}-mnist-{scenario}" for stream in ("split", "permuted") for scenario in ("task", "domain", "class")),
+    *("cifar100-incremental", "mnist-distillation", "temperature"),
 )
 
-BENCHMARKS = ("sampler", "episodes", "adaptation", "kernels", "machine-code")
+BENCHMARKS = ("sampler", "episodes", "adaptation", "continual", "kernels", "machine-code")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -41,16 +43,17 @@ def _chapter(folder: Path, name: str) -> Path:
 def _reproduce(args: argparse.Namespace) -> None:
     from utils.data.cache import cache_dir
     from utils.records import write_record
-    from utils.reproduce import IN_PARTS, METHODS
+    from utils.reproduce import DATASETS, IN_PARTS, METHODS
 
+    dataset = args.dataset or DATASETS.get(args.name, "omniglot")
     if args.work is None and cache_dir() is None:
         raise ValueError("no folder to keep unfinished runs in: give one with --work")
-    work = args.work or cache_dir() / "reproduce" / f"{args.name}_{args.dataset}"
+    work = args.work or cache_dir() / "reproduce" / f"{args.name}_{dataset}"
     if args.finished and args.name not in IN_PARTS:
         raise ValueError(f"{args.name} is recorded as a whole; --finished is for {', '.join(sorted(IN_PARTS))}")
     options = {"finished": True} if args.finished else {}
-    record = METHODS[args.name](args.dataset, args.seeds, work, args.steps, args.jobs, **options)
-    path = write_record(f"{args.name.replace('-', '_')}_{args.dataset}", record, args.out)
+    record = METHODS[args.name](dataset, args.seeds, work, args.steps, args.jobs, **options)
+    path = write_record(f"{args.name.replace('-', '_')}_{dataset}", record, args.out)
     for row in record["rows"]:
         print(f"{row['id']:44s} {row['mean']:6.2f} ± {row['ci95']:.2f} %  over {row['n']} {row['over']}")
     print(f"written to {path}")
@@ -121,9 +124,9 @@ def parser() -> argparse.ArgumentParser:
 
     reproduce = commands.add_parser("reproduce", help="run a paper's experiment at full scale and record the result")
     reproduce.add_argument("name", choices=REPRODUCTIONS)
-    reproduce.add_argument("--dataset", default="omniglot")
+    reproduce.add_argument("--dataset", help="default: the one that the paper's numbers are of")
     reproduce.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    reproduce.add_argument("--steps", type=int, help="training episodes (default: the protocol's)")
+    reproduce.add_argument("--steps", type=int, help="training steps, of each task (default: the protocol's)")
     reproduce.add_argument("--jobs", type=int, default=1, help="runs at a time, each in a process of its own")
     reproduce.add_argument("--work", type=Path, help="folder of checkpoints and finished parts (default: the cache)")
     reproduce.add_argument(

@@ -37,6 +37,7 @@ DATASETS = {
     "split-mnist": "MNIST, five tasks of two digits",
     "permuted-mnist": "MNIST, ten orders of the pixels",
     "cifar100-incremental": "CIFAR-100, classes added 20 at a time",
+    "mnist-distillation": "MNIST, a large network teaches a small one",
     "temperature": "no data: two logits",
 }
 # What MathJax may fetch while it draws: the program, its fonts, and the TeX extensions that it loads when a formula
@@ -156,6 +157,11 @@ def digits(interval: float) -> int:
     return 1 if interval >= 0.095 else 2
 
 
+def recorded_value(row: dict) -> str:
+    """Format a recorded value with its interval; what follows from a formula has none, and four significant digits."""
+    return f"{row['mean']:.4g}" if row["over"] == "formula" else with_interval(row["mean"], row["ci95"])
+
+
 def with_interval(mean: float, ci95: float, sign: str = "") -> str:
     """Format "91.2 ± 0.4"."""
     return f"{mean:{sign}.{digits(ci95)}f} ± {ci95:.{digits(ci95)}f}".replace("-", "−")
@@ -202,7 +208,9 @@ def dataset_of(run: dict, row: dict) -> str:
 
 def our_label(run: dict, row: dict) -> str:
     """Return what stands in the column "Source" beside a value of ours; it says that the value was recorded."""
-    parts = [f"ours, recorded {recorded_on(run)}", f"{row['n']} {row['over']}"]
+    parts = [f"ours, recorded {recorded_on(run)}"]
+    if row["over"] != "formula":
+        parts.append(f"{row['n']} {row['over']}")
     if row.get("statistics"):
         parts.append(f"{row['statistics']} statistics")
     return ", ".join(parts)
@@ -232,7 +240,7 @@ def result_tables(published: Sequence[dict], runs: Sequence[dict]) -> list[tuple
             printed = about.get(row["id"]) or about.get(bare, {})
             setting = setting_of(printed or row)
             title = printed.get("title") or row["title"].replace(f", {setting}", "")
-            put(dataset_of(run, row), title, our_label(run, row), setting, with_interval(row["mean"], row["ci95"]))
+            put(dataset_of(run, row), title, our_label(run, row), setting, recorded_value(row))
 
     tables = []
     for dataset, methods in values.items():

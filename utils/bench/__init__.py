@@ -7,16 +7,18 @@ from pathlib import Path
 
 from utils.records import provenance, write_record
 
-NAMES = ("sampler", "episodes", "adaptation", "kernels", "machine-code")
+NAMES = ("sampler", "episodes", "adaptation", "continual", "kernels", "machine-code")
 
 
 def run(name: str, folder: Path | None = None) -> tuple[Path, list[dict]]:
     """Measure ``name`` here and now; writes the record ``bench/<name>``, returns its path and rows.
 
     ``"sampler"``: drawing episodes. ``"episodes"``: loss and gradient of one episode. ``"adaptation"``: meta-steps
-    and inner learners, with two threads. ``"kernels"``: the functions that
-    have a kernel, on the GPU if there is one; the record's name ends in what it was measured on. ``"machine-code"``:
-    what two layouts of a kernel compile to; needs no GPU. Raises ``ValueError`` for other names.
+    and inner learners, with two threads. ``"continual"``: importance, penalties, distillation and memories.
+    ``"kernels"``: the functions that have a kernel, on the GPU if there is one; the record's name ends in what it was
+    measured on. ``"machine-code"``: what two layouts of a kernel compile to; needs no GPU.
+
+    Raises ``ValueError`` for other names.
     """
     if name not in NAMES:
         raise ValueError(f"there is no benchmark {name!r}; there are {NAMES}")
@@ -35,6 +37,10 @@ def run(name: str, folder: Path | None = None) -> tuple[Path, list[dict]]:
             except DataError:
                 images = load("glyphs", "all")
             rows = {"sampler": sampler, "episodes": episodes, "adaptation": adaptation}[name].measure(images)
+        elif name == "continual":
+            from utils.bench import continual
+
+            rows = continual.measure()
         elif name == "kernels":
             from utils.bench import kernels
             from utils.training import best_device

@@ -55,8 +55,8 @@ def table_bundle(
             rows.append([name, f"printed in the {source}", *cells])
         mine = [ours[id] for id in ids if id in ours]
         if mine:
-            cells = [f"{ours[id]['mean']:.1f} ± {ours[id]['ci95']:.1f}" if id in ours else "–" for id in ids]
-            rows.append([name, f"ours, recorded ({mine[0]['n']} {mine[0]['over']})", *cells])
+            over = "from the formula" if mine[0]["over"] == "formula" else f"{mine[0]['n']} {mine[0]['over']}"
+            rows.append([name, f"ours, recorded ({over})", *(_recorded(ours[id]) if id in ours else "–" for id in ids)])
             records[mine[0]["record"]["command"]] = mine[0]["record"]["provenance"]
         elif not sources:
             rows.append([name, "not run yet", *["–"] * len(ids)])
@@ -66,6 +66,11 @@ def table_bundle(
         for command, made in records.items()
     ]
     return _bundle(head, rows, notes)
+
+
+def _recorded(row: Mapping[str, Any]) -> str:
+    """With its interval; what follows from a formula has none, and four significant digits."""
+    return f"{row['mean']:.4g}" if row["over"] == "formula" else f"{row['mean']:.1f} ± {row['ci95']:.1f}"
 
 
 def _bundle(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from utils.continual.heads import body_and_head, features, frozen
 from utils.continual.icarl import check_memory, exemplars, no_exemplars
 from utils.continual.learn import Batch, Memory, Plain
 from utils.continual.memory import as_bytes, first_of_each, mixed_batch, quota
+from utils.data.distortions import shifted_and_mirrored
 from utils.data.images import as_float
 from utils.data.streams import Stream
 from utils.functional.distillation import distillation_loss
@@ -50,6 +51,9 @@ class BiC(Plain):
     ``"retrained"``: after every task the last layer is fitted to *all* images of all tasks so far, which no learner
     within its memory could do; the network goes on without that.
 
+    ``shift``: training images are shifted by up to so many pixels and mirrored, at random, the same for the network
+    before the task and the present one; 4 for CIFAR. 0: they are shown as they are.
+
     Raises ``ValueError`` for another scenario than ``"class"``, a memory smaller than the number of classes (than twice
     their number, for a correction), and settings out of range.
     """
@@ -60,12 +64,15 @@ class BiC(Plain):
     temperature: float = 2.0
     validation: float = 0.1
     penalty: float = 0.1
+    shift: int = 0
 
     def __post_init__(self) -> None:
         if self.last_layer not in LAST_LAYERS:
             raise ValueError(f"last_layer must be one of {LAST_LAYERS}; got {self.last_layer!r}")
         if not self.temperature > 0:
             raise ValueError(f"the temperature must be positive; got {self.temperature}")
+        if self.shift < 0:
+            raise ValueError(f"images are shifted by 0 pixels or more; got {self.shift}")
         if not 0 < self.validation < 1:
             raise ValueError(f"the part of the memory for validation lies between 0 and 1; got {self.validation}")
 
@@ -108,6 +115,8 @@ class BiC(Plain):
     def loss(self, network: nn.Module, memory: Memory, batch: Batch, generator: torch.Generator) -> Tensor:
         task, data = batch.task, batch.stream.tasks[batch.task]
         x, y = mixed_batch(memory["images"], memory["labels"], data, memory["rows"], len(batch.x), generator)
+        if self.shift:
+            x = shifted_and_mirrored(x, self.shift, generator)
         logits = network(x)[:, : data.last + 1]
         if not (task and self.distil):
             return F.cross_entropy(logits, y)

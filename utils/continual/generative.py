@@ -17,26 +17,20 @@ from utils.data.images import as_float
 from utils.data.streams import Stream
 from utils.functional.distillation import distillation_loss
 
-SOURCES = ("generator", "exact", "noise")
+SOURCES = ("generator", "exact", "noise", "current")
 LEAK = 0.2
 
 
 class Generator(nn.Module):
-    """Noise ``[N, latent]`` to images ``[N, *shape]`` in [0, 1]: two hidden layers with batch normalisation."""
+    """Noise ``[N, latent]`` to images ``[N, *shape]`` in [0, 1]: two hidden layers, with batch normalisation or not."""
 
-    def __init__(self, shape: tuple[int, ...], latent: int, hidden: int) -> None:
+    def __init__(self, shape: tuple[int, ...], latent: int, hidden: int, normalise: bool = True) -> None:
         super().__init__()
         self.shape, self.latent = tuple(shape), latent
-        self.layers = nn.Sequential(
-            nn.Linear(latent, hidden),
-            nn.BatchNorm1d(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.BatchNorm1d(hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, math.prod(shape)),
-            nn.Sigmoid(),
-        )
+        layers: list[nn.Module] = []
+        for width in (latent, hidden):
+            layers += [nn.Linear(width, hidden), *([nn.BatchNorm1d(hidden)] * normalise), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden, math.prod(shape)), nn.Sigmoid())
 
     def forward(self, noise: Tensor) -> Tensor:
         return self.layers(noise).view(len(noise), *self.shape)
@@ -127,6 +121,71 @@ class GAN:
             raise FloatingPointError("the critic's loss is not finite: lower the rates of the GAN")
 
 
+class Encoder(nn.Module):
+    """Images to mean and logarithm of the variance of the noise that they may come from, ``[N, latent]`` each."""
+
+    def __init__(self, shape: tuple[int, ...], latent: int, hidden: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(math.prod(shape), hidden)
+        self.second = nn.Linear(hidden, hidden)
+        self.last = nn.Linear(hidden, 2 * latent)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.last(F.relu(self.second(F.relu(self.first(images.flatten(1)))))).chunk(2, 1)
+        return mean, log_variance
+
+
+@dataclass(frozen=True)
+class VAE:
+    """Generator with an encoder: a variational autoencoder (Kingma and Welling 2014), in the place of a :class:`GAN`.
+
+    Both minimise ``E_q[-log p(x | z)] + KL(q(z | x) || N(0, I))`` by Adam, with pixels as probabilities of ink, q a
+    diagonal Gaussian and one z an image (eq. 10, and appendix B for the divergence), divided by the number of pixels.
+    That is the generator of van de Ven and Tolias (2018), there with ``hidden`` and ``steps`` of the solver.
+    """
+
+    latent: int = 100
+    hidden: int = 400
+    steps: int = 2000
+    batch_size: int = 128
+    lr: float = 1e-3
+
+    def start(self, shape: tuple[int, ...], seed: int) -> tuple[Generator, Encoder]:
+        """Both untrained, with weights that follow from ``seed``."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Generator(shape, self.latent, self.hidden, normalise=False), Encoder(shape, self.latent, self.hidden)
+
+    def train(
+        self, maker: Generator, encoder: Encoder, real: Callable[[int], Tensor], generator: torch.Generator
+    ) -> None:
+        """Train both, in place, on images ``real(n)``; ``generator`` draws z.
+
+        Raises ``FloatingPointError`` where training diverged.
+        """
+        parameters = [*maker.parameters(), *encoder.parameters()]
+        optimizer = torch.optim.Adam(parameters, self.lr, fused=True)
+        maker.train()
+        with torch.enable_grad():
+            for _ in range(self.steps):
+                images = real(self.batch_size)
+                noise = torch.randn(len(images), self.latent, generator=generator).to(images.device)
+                optimizer.zero_grad()
+                loss = self.loss(maker, encoder, images, noise)
+                loss.backward()
+                optimizer.step()
+        maker.eval()
+        if not bool(loss.isfinite()):
+            raise FloatingPointError("the loss of the VAE is not finite: lower its rate")
+
+    def loss(self, maker: Generator, encoder: Encoder, images: Tensor, noise: Tensor) -> Tensor:
+        """The negative bound a pixel, mean over ``images`` ``[N, ...]`` in [0, 1], z = mean + deviation * ``noise``."""
+        mean, log_variance = encoder(images)
+        made = maker.layers[:-1](torch.addcmul(mean, (log_variance / 2).exp(), noise))  # before the sigmoid
+        divergence = (mean.square() + log_variance.exp() - log_variance - 1).sum() / 2
+        return F.binary_cross_entropy_with_logits(made, images.flatten(1)) + divergence / images.numel()
+
+
 @dataclass(frozen=True)
 class GenerativeReplay(Plain):
     """Every batch is joined by as many images of the past, answered as the solver of the past answers.
@@ -134,19 +193,22 @@ class GenerativeReplay(Plain):
     The solver minimises ``r L(S(x), y) + (1 - r) L(S(x'), S_old(x'))`` (eq. 1) with r = 1/t for the t-th task. Where x'
     come from is the ``source``:
 
-    ``"generator"``: a :class:`GAN` trained after each task on its images (part 1/t) and on what it made before itself;
+    ``"generator"``: a :class:`GAN`, or a :class:`VAE` in its place, trained after each task on its images (part 1/t)
+    and on what it made before itself;
     ``"exact"``: all images of old tasks, kept; the bound, and the lecture's ER;
-    ``"noise"``: pixels drawn from [0, 1], the control.
+    ``"noise"``: pixels drawn from [0, 1], the control;
+    ``"current"``: none, but the images of the new task; with a ``temperature`` this is LwF as van de Ven and Tolias
+    have it, which weighs the old tasks as replay does.
 
     L is the cross-entropy with the likeliest of the old units; with a ``temperature`` it is T^2 times the divergence
     from the old solver's probabilities, in which new units have none (DGR + distill in van de Ven and Tolias 2019). In
-    the scenario ``"task"`` it is the mean over the heads of the old tasks. ``seed``: of the first weights of the GAN.
+    the scenario ``"task"`` it is the mean over the heads of the old tasks. ``seed``: of the generator's first weights.
 
     Raises ``ValueError`` for another source, and for a temperature that is not positive.
     """
 
     source: str = "generator"
-    gan: GAN = GAN()
+    gan: GAN | VAE = GAN()
     temperature: float | None = None
     seed: int = 0
 
@@ -175,7 +237,7 @@ class GenerativeReplay(Plain):
         stream, task, x, y = batch
         if not task:
             return super().loss(network, memory, batch, generator)
-        past = self.past(memory, len(x), stream, generator)
+        past = x if self.source == "current" else self.past(memory, len(x), stream, generator)
         with torch.no_grad():
             answers = memory["solver"](past)
         new, old = network(torch.cat([x, past])).chunk(2)
@@ -201,7 +263,7 @@ class GenerativeReplay(Plain):
 
     @torch.no_grad()
     def past(self, memory: Memory, n: int, stream: Stream, generator: torch.Generator) -> Tensor:
-        """``n`` images x' from the source, float32 ``[n, C, H, W]`` in [0, 1]."""
+        """``n`` images x' from a source of its own, float32 ``[n, C, H, W]`` in [0, 1]."""
         if self.source == "generator":
             return memory["generator"].draw(n, generator)
         if self.source == "exact":

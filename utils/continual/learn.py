@@ -104,22 +104,26 @@ def learn(
     seed: int = 0,
     checkpoint: Checkpoint | None = None,
     label: str = "tasks",
+    schedule: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
+    keep_optimizer: bool = False,
 ) -> Learned:
     """Train ``network`` on the tasks of ``stream``, ``steps`` batches each, and test it on all tasks after each.
 
-    ``optimizer`` makes a new one of the parameters for every task: what an optimiser remembers belongs to the task. All
-    that is random follows from ``seed``. With a ``checkpoint`` the run is saved after every task and resumed there.
+    ``optimizer`` makes a new one of the parameters for every task: what an optimiser remembers belongs to the task; but
+    with ``keep_optimizer`` it goes on with what the last one remembered. ``schedule`` makes of it what sets its rate,
+    step by step, from the beginning in every task. All that is random follows from ``seed``. With a ``checkpoint`` the
+    run is saved after every task and resumed there.
 
     Raises ``FloatingPointError`` where a loss is no longer finite.
     """
     n_tasks = len(stream.tasks)
-    memory, first = method.start(network, stream), 0
+    memory, first, kept = method.start(network, stream), 0, None
     accuracies, untrained = torch.zeros(n_tasks, n_tasks, dtype=torch.float64), None
     if checkpoint is not None and (state := checkpoint.load()) is not None:
         network.load_state_dict(state["network"])
         device = next(network.parameters()).device
         memory, first = _restored(memory, state["memory"], device), state["tasks"]
-        accuracies, untrained = state["accuracies"], state["untrained"]
+        accuracies, untrained, kept = state["accuracies"], state["untrained"], state["optimizer"]
     if untrained is None:
         untrained = _tested(method, network, memory, stream, 0)
     with progress(n_tasks * steps, label) as bar:
@@ -130,6 +134,9 @@ def learn(
             memory = method.before_task(network, memory, stream, task, generator)
             network.train()
             own = optimizer([value for value in network.parameters() if value.requires_grad])
+            if kept is not None:
+                own.load_state_dict(kept)
+            rate = None if schedule is None else schedule(own)
             losses = torch.zeros(steps, device=next(network.parameters()).device)
             for step in range(steps):
                 batch = Batch(stream, task, *stream.batch(task, step, batch_size, seed))
@@ -137,6 +144,8 @@ def learn(
                 loss = method.loss(network, memory, batch, generator)
                 loss.backward()
                 own.step()
+                if rate is not None:
+                    rate.step()
                 memory = method.after_step(network, memory)
                 losses[step] = loss.detach()
                 bar.update()
@@ -144,6 +153,7 @@ def learn(
                 raise FloatingPointError(
                     f"the loss of task {task} is not finite: lower the learning rate or the strength"
                 )
+            kept = own.state_dict() if keep_optimizer else None
             network.eval()
             memory = method.after_task(network, memory, stream, task, generator)
             accuracies[task] = _tested(method, network, memory, stream, task + 1)
@@ -152,6 +162,7 @@ def learn(
                     {
                         "network": network.state_dict(),
                         "memory": {key: _stored(value) for key, value in memory.items()},
+                        "optimizer": kept,
                         "tasks": task + 1,
                         "accuracies": accuracies,
                         "untrained": untrained,

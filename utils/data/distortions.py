@@ -85,6 +85,36 @@ def warp(images: Tensor, matrices: Tensor, field: Tensor | None = None) -> Tenso
     return warped.to(images.dtype)
 
 
+def shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """``images`` ``[N, C, H, W]``, each moved by -``most`` .. ``most`` whole pixels both ways; 0 comes in at the edges.
+
+    The generator is on the CPU. This is how Hinton et al. (2015, section 3) "jittered" the digits of a teacher.
+    """
+    n, _, height, width = images.shape
+    down, right = torch.randint(2 * most + 1, (2, n), generator=generator)
+    return _from_frame(images, most, down[:, None] + torch.arange(height), right[:, None] + torch.arange(width))
+
+
+def shifted_and_mirrored(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """``images`` ``[N, C, H, W]``, each moved by -``most`` .. ``most`` whole pixels both ways, half of them mirrored.
+
+    What comes in at the edges is 0. This is how CIFAR is usually augmented (He et al. 2016, section 4.2).
+    """
+    n, _, height, width = images.shape
+    down, right = torch.randint(2 * most + 1, (2, n), generator=generator)
+    mirrored = torch.rand(n, generator=generator) < 0.5
+    columns = right[:, None] + torch.where(mirrored[:, None], torch.arange(width - 1, -1, -1), torch.arange(width))
+    return _from_frame(images, most, down[:, None] + torch.arange(height), columns)
+
+
+def _from_frame(images: Tensor, wide: int, rows: Tensor, columns: Tensor) -> Tensor:
+    """Of each image in a frame of zeros, ``wide`` pixels wide, the pixels at its ``rows`` and ``columns``."""
+    rows, columns = rows.to(images.device), columns.to(images.device)
+    every = torch.arange(len(images), device=images.device)[:, None, None]
+    moved = F.pad(images, (wide,) * 4).movedim(1, -1)[every, rows[:, :, None], columns[:, None, :]]
+    return moved.movedim(-1, 1)
+
+
 def _smooth(field: Tensor, size: torch.Size) -> Tensor:
     """``[n, 2, NODES, NODES]`` to ``[n, H, W, 2]``: one product an axis, four times as fast as ``F.interpolate``."""
     rows, columns = (_cubic(side, field) for side in size)

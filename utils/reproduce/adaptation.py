@@ -13,7 +13,6 @@ averages.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -37,7 +36,7 @@ from utils.meta.r2d2 import R2D2, R2D2Network
 from utils.meta.rates import LearnedRates
 from utils.meta.reptile import Reptile, all_as_support
 from utils.records import provenance, write_record
-from utils.reproduce.runs import check_seeds, in_processes, over_seeds, record
+from utils.reproduce.runs import check_seeds, finished_alone, in_processes, over_seeds, record, stored_part
 from utils.training import Checkpoint, best_device, embed_images, episode_accuracies, fit
 
 TEST_WAYS = (5, 20)
@@ -249,31 +248,27 @@ def _result_path(training: Training, seed: int, folder: Path) -> Path:
     return folder / f"result_{training.method}_{training.n_way}way{training.k_shot}shot_seed{seed}.json"
 
 
-def finished_part(training: Training, testing: Evaluation, seed: int, folder: Path) -> dict | None:
-    """The stored result of one network with these settings; ``None`` where there is none."""
-    path = _result_path(training, seed, folder)
-    settings = json.loads(json.dumps({"training": asdict(training), "testing": asdict(testing)}))
-    if path.exists() and (stored := json.loads(path.read_text()))["settings"] == settings:
-        return stored
-    return None
+def _settings_of(training: Training, testing: Evaluation) -> dict:
+    return {"training": asdict(training), "testing": asdict(testing)}
 
 
 def run_one(training: Training, testing: Evaluation, seed: int, folder: Path) -> dict:
     """Train and test one network; the result is kept in ``folder`` and read from there the next time."""
-    if (stored := finished_part(training, testing, seed, folder)) is not None:
+    path, settings = _result_path(training, seed, folder), _settings_of(training, testing)
+    if (stored := stored_part(path, settings)) is not None:
         return stored
     device = best_device()
     started = time.perf_counter()
     made = train(training, load(training.dataset, training.split).to(device), seed, folder)
     rows = test(training, testing, made, load(training.dataset, testing.split).to(device))
     result = {
-        "settings": {"training": asdict(training), "testing": asdict(testing)},
+        "settings": settings,
         "seed": seed,
         "rows": [{**row, "seed": seed} for row in rows],
         "seconds": time.perf_counter() - started,
         "provenance": provenance(str(device)),
     }
-    write_record(_result_path(training, seed, folder).stem, result, folder)
+    write_record(path.stem, result, folder)
     return result
 
 
@@ -299,13 +294,12 @@ def run(
     testing = Evaluation()
     folder.mkdir(parents=True, exist_ok=True)
     if finished:
-        networks = tuple(
-            training
-            for training in networks
-            if all(finished_part(training, testing, seed, folder) is not None for seed in seeds)
-        )
-        if not networks:
-            raise ValueError(f"no network of {method} is finished in {folder}")
+
+        def is_finished(one: Training) -> bool:
+            settings = _settings_of(one, testing)
+            return all(stored_part(_result_path(one, seed, folder), settings) is not None for seed in seeds)
+
+        networks = finished_alone(networks, is_finished, method, folder)
     results = in_processes(
         run_one, [(training, testing, seed, folder) for seed in seeds for training in networks], jobs
     )

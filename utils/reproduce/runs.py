@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 from utils.claims.statistics import interval
@@ -16,6 +18,26 @@ def check_seeds(seeds: Sequence[int], steps: int | None) -> None:
         raise ValueError(f"at least one seed is needed, and all different; got {seeds}")
     if steps is not None and steps < 1:
         raise ValueError(f"a network is trained for at least 1 step; got {steps}")
+
+
+def as_stored(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a file has them: tuples are lists."""
+    return json.loads(json.dumps(settings))
+
+
+def stored_part(path: Path, settings: Mapping[str, Any]) -> dict | None:
+    """The result in ``path`` if it was made with these settings; ``None`` for others, or where there is none."""
+    if path.exists() and (stored := json.loads(path.read_text()))["settings"] == as_stored(settings):
+        return stored
+    return None
+
+
+def finished_alone(networks: Sequence, finished: Callable[[Any], bool], name: str, folder: Path) -> tuple:
+    """The networks that are finished; ``ValueError`` where none is."""
+    found = tuple(network for network in networks if finished(network))
+    if not found:
+        raise ValueError(f"no network of {name} is finished in {folder}")
+    return found
 
 
 def in_processes(function: Callable[..., dict], parts: Sequence[tuple], jobs: int) -> list[dict]:
@@ -42,13 +64,6 @@ def over_seeds(results: Sequence[Mapping[str, Any]], dataset: str, titles: Mappi
     rows = []
     for key in sorted(found, key=lambda key: (order.index(key[0]), key[1], key[2], key[3] != "running")):
         variant, n_way, k_shot, statistics = key
-        per_seed = found[key]
-        if len(per_seed) == 1:
-            (only,) = per_seed
-            mean, ci95, sd, n, over = only["mean"], only["ci95"], only["sd"], only["episodes"], "episodes"
-        else:
-            mean, ci95, sd = interval([row["mean"] for row in per_seed])
-            n, over = len(per_seed), "seeds"
         suffix = "" if statistics == "running" else f"-{statistics}"
         rows.append(
             {
@@ -57,18 +72,31 @@ def over_seeds(results: Sequence[Mapping[str, Any]], dataset: str, titles: Mappi
                 "title": f"{titles[variant]}, {n_way}-way {k_shot}-shot",
                 "n_way": n_way,
                 "k_shot": k_shot,
-                "mean": mean,
-                "ci95": ci95,
-                "sd": sd,
-                "n": n,
-                "over": over,
-                "seeds": [row["seed"] for row in per_seed],
-                "per_seed": per_seed,
+                **pooled(found[key], "episodes"),
                 "statistics": statistics,
                 "chance": 100 / n_way,
             }
         )
     return rows
+
+
+def pooled(per_seed: Sequence[Mapping[str, Any]], over: str) -> dict[str, Any]:
+    """Mean over the seeds with its t-interval; of a single seed, its own over what it was tested on, named ``over``."""
+    if len(per_seed) == 1:
+        (only,) = per_seed
+        mean, ci95, sd, n = only["mean"], only["ci95"], only["sd"], only[over]
+    else:
+        mean, ci95, sd = interval([row["mean"] for row in per_seed])
+        n, over = len(per_seed), "seeds"
+    return {
+        "mean": mean,
+        "ci95": ci95,
+        "sd": sd,
+        "n": n,
+        "over": over,
+        "seeds": [row["seed"] for row in per_seed],
+        "per_seed": list(per_seed),
+    }
 
 
 def record(

@@ -76,6 +76,7 @@ def train(
     classes: Sequence[int] | None = None,
     checkpoint: Checkpoint | None = None,
     label: str = "training",
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
 ) -> list[float]:
     """Train on ``steps`` batches, from a teacher or, without one, from the labels alone; returns the losses.
 
@@ -94,7 +95,7 @@ def train(
         y = numbers[y]
         return F.cross_entropy(network(x), y) if distillation is None else distillation.loss(network, x, y)
 
-    return fit(network, loss_at, steps, optimizer, checkpoint=checkpoint, label=label)
+    return fit(network, loss_at, steps, optimizer, scheduler, checkpoint, label)
 
 
 def without(images: ImageSet, missing: Sequence[int]) -> tuple[ImageSet, list[int]]:
