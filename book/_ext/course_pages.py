@@ -306,9 +306,13 @@ def three_digits(value: float) -> str:
 
 
 def cost_rows(runs: Sequence[dict]) -> list[list[Cell]]:
-    """Return one row for each timing; what could not be measured says why."""
+    """Return one row for each timing; what could not be measured says why.
+
+    A baseline is called one where something is compared with it.
+    """
     rows = []
     for run in runs:
+        compared = {(row["function"], row["case"]) for row in run["rows"] if row.get("speedup") is not None}
         for row in run["rows"]:
             if row["median"] is None:
                 rows.append([row["function"], row["variant"], row["case"], row["status"], MISSING, MISSING])
@@ -321,7 +325,8 @@ def cost_rows(runs: Sequence[dict]) -> list[list[Cell]]:
                 faster = f"{three_digits(row['speedup'])} times {row.get('speedup_over') or 'the baseline'}"
                 if row.get("speedup_low") is not None and row.get("speedup_high") is not None:
                     faster += f" ({three_digits(row['speedup_low'])} to {three_digits(row['speedup_high'])})"
-            variant = f"{row['variant']} (baseline)" if row.get("baseline") else row["variant"]
+            baseline = row.get("baseline") and (row["function"], row["case"]) in compared
+            variant = f"{row['variant']} (baseline)" if baseline else row["variant"]
             unit = f"µ{row['unit'][1:]}" if row["unit"].startswith("us") else row["unit"]
             median = f"{three_digits(row['median'])} {unit}"
             rows.append([row["function"], variant, row["case"], median, spread, faster])
