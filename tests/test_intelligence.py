@@ -164,7 +164,7 @@ def test_the_first_task_is_learned_as_without_it():
 
 
 def test_it_forgets_less():
-    assert_forgets_less_than_plain(SynapticIntelligence(3.0, 0.01))
+    assert_forgets_less_than_plain(SynapticIntelligence(1.0))
 
 
 def test_killed_between_two_tasks_it_goes_on_to_the_bit(tmp_path):

@@ -164,7 +164,7 @@ def test_the_penalty_has_no_half():
 
 @pytest.mark.parametrize("local", [False, True])
 def test_it_forgets_less(local):
-    assert_forgets_less_than_plain(MAS(1.0, local=local))
+    assert_forgets_less_than_plain(MAS(0.1, local=local))
 
 
 @pytest.mark.parametrize("method", [MAS(0.1), MAS(0.1, 5, "all", True)], ids=["global", "local"])
