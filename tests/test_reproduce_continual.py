@@ -13,8 +13,8 @@ from utils.continual.generative import VAE, GenerativeReplay
 from utils.continual.replay import ExperienceReplay
 from utils.data.images import ImageSet
 from utils.reproduce import DATASETS, METHODS, continual
-from utils.reproduce.continual import CIFAR, NETWORKS, PERMUTED, SPLIT, TITLES, Training, held_out, run_one, validate
-from utils.reproduce.runs import as_stored
+from utils.reproduce.continual import CIFAR, NETWORKS, PERMUTED, SPLIT, TITLES, Training, run_one, validate
+from utils.reproduce.runs import as_stored, held_out
 
 MNIST = [f"{stream}-{scenario}" for stream in (SPLIT, PERMUTED) for scenario in ("task", "domain", "class")]
 

@@ -244,17 +244,15 @@ def test(training: Training, testing: Evaluation, made: Untrained, images: Image
     return rows
 
 
-def _result_path(training: Training, seed: int, folder: Path) -> Path:
-    return folder / f"result_{training.method}_{training.n_way}way{training.k_shot}shot_seed{seed}.json"
-
-
-def _settings_of(training: Training, testing: Evaluation) -> dict:
-    return {"training": asdict(training), "testing": asdict(testing)}
+def _part(training: Training, testing: Evaluation, seed: int, folder: Path) -> tuple[Path, dict]:
+    """Where the result is kept, and the settings that it belongs to."""
+    name = f"result_{training.method}_{training.n_way}way{training.k_shot}shot_seed{seed}.json"
+    return folder / name, {"training": asdict(training), "testing": asdict(testing)}
 
 
 def run_one(training: Training, testing: Evaluation, seed: int, folder: Path) -> dict:
     """Train and test one network; the result is kept in ``folder`` and read from there the next time."""
-    path, settings = _result_path(training, seed, folder), _settings_of(training, testing)
+    path, settings = _part(training, testing, seed, folder)
     if (stored := stored_part(path, settings)) is not None:
         return stored
     device = best_device()
@@ -294,12 +292,7 @@ def run(
     testing = Evaluation()
     folder.mkdir(parents=True, exist_ok=True)
     if finished:
-
-        def is_finished(one: Training) -> bool:
-            settings = _settings_of(one, testing)
-            return all(stored_part(_result_path(one, seed, folder), settings) is not None for seed in seeds)
-
-        networks = finished_alone(networks, is_finished, method, folder)
+        networks = finished_alone(networks, lambda one: [_part(one, testing, seed, folder) for seed in seeds], method)
     results = in_processes(
         run_one, [(training, testing, seed, folder) for seed in seeds for training in networks], jobs
     )

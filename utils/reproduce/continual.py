@@ -33,7 +33,16 @@ from utils.data import ImageSet, load
 from utils.data.streams import SCENARIOS, Stream, permuted_stream, split_stream
 from utils.fewshot.classifier import ClassifierNetwork
 from utils.records import provenance, write_record
-from utils.reproduce.runs import as_stored, check_seeds, finished_alone, in_processes, pooled, record, stored_part
+from utils.reproduce.runs import (
+    as_stored,
+    check_seeds,
+    finished_alone,
+    held_out,
+    in_processes,
+    pooled,
+    record,
+    stored_part,
+)
 from utils.training import Checkpoint, best_device
 
 SPLIT, PERMUTED, CIFAR = "split-mnist", "permuted-mnist", "cifar100-incremental"
@@ -210,29 +219,20 @@ def rows_of(training: Training, learned: Learned, stream: Stream) -> list[dict]:
     return rows
 
 
-def held_out(images: ImageSet, part: float = 1 / 6) -> tuple[ImageSet, ImageSet]:
-    """The set without the last images of every class, and those."""
-    kept = (images.counts * (1 - part)).long()
-    rest = images.counts - kept
-    validation = torch.zeros_like(images.images[:, : int(rest.max())])
-    for label, (first, n) in enumerate(zip(kept.tolist(), rest.tolist(), strict=True)):
-        validation[label, :n] = images.images[label, first : first + n]
-    return replace(images, counts=kept), replace(images, images=validation, split="validation", counts=rest)
-
-
 def validate(training: Training, seed: int = 0) -> float:
     """Mean accuracy, in per cent, on a sixth of the training images after learning from the others: to choose by."""
     stream = make_stream(training, *held_out(load(training.dataset, "train").to(best_device())))
     return 100 * average_accuracy(train(training, stream, seed).accuracies)
 
 
-def _result_path(training: Training, seed: int, folder: Path) -> Path:
-    return folder / f"result_{training.name}_seed{seed}.json"
+def _part(training: Training, seed: int, folder: Path) -> tuple[Path, dict]:
+    """Where the result is kept, and the settings that it belongs to."""
+    return folder / f"result_{training.name}_seed{seed}.json", asdict(training)
 
 
 def run_one(training: Training, seed: int, folder: Path) -> dict:
     """Learn one stream; the result is kept in ``folder`` and read from there the next time."""
-    path, settings = _result_path(training, seed, folder), asdict(training)
+    path, settings = _part(training, seed, folder)
     if (stored := stored_part(path, settings)) is not None:
         return stored
     device, started = best_device(), time.perf_counter()
@@ -274,11 +274,7 @@ def run(
         trainings = tuple(with_steps(training, steps) for training in trainings)
     folder.mkdir(parents=True, exist_ok=True)
     if finished:
-
-        def is_finished(one: Training) -> bool:
-            return all(stored_part(_result_path(one, seed, folder), asdict(one)) is not None for seed in seeds)
-
-        trainings = finished_alone(trainings, is_finished, name, folder)
+        trainings = finished_alone(trainings, lambda one: [_part(one, seed, folder) for seed in seeds], name)
     results = in_processes(run_one, [(training, seed, folder) for seed in seeds for training in trainings], jobs)
     found: dict[str, list[dict]] = {}
     for training in trainings:  # in the order of the methods, whatever that of the parts

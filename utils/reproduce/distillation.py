@@ -28,8 +28,16 @@ from utils.data.distortions import shifted
 from utils.data.episodes import mix_seed
 from utils.data.images import as_float
 from utils.records import provenance, write_record
-from utils.reproduce.continual import held_out
-from utils.reproduce.runs import as_stored, check_seeds, finished_alone, in_processes, pooled, record, stored_part
+from utils.reproduce.runs import (
+    as_stored,
+    check_seeds,
+    finished_alone,
+    held_out,
+    in_processes,
+    pooled,
+    record,
+    stored_part,
+)
 from utils.training import Checkpoint, best_device, fit
 from utils.transfer import distillation
 from utils.transfer.distillation import Distillation, without
@@ -195,13 +203,14 @@ def validate(training: Training, seed: int = 0) -> float:
     return _accuracy(answers(train(training, kept, seed), x), y, None)["mean"]
 
 
-def _result_path(training: Training, seed: int, folder: Path) -> Path:
-    return folder / f"result_{training.variant}_seed{seed}.json"
+def _part(training: Training, seed: int, folder: Path) -> tuple[Path, dict]:
+    """Where the result is kept, and the settings that it belongs to, its teacher's included."""
+    return folder / f"result_{training.variant}_seed{seed}.json", asdict(training)
 
 
 def run_one(training: Training, seed: int, folder: Path) -> dict:
     """Train and test one network; the result is kept in ``folder`` and read from there the next time."""
-    path, settings = _result_path(training, seed, folder), asdict(training)
+    path, settings = _part(training, seed, folder)
     if (stored := stored_part(path, settings)) is not None:
         return stored
     device = best_device()
@@ -233,11 +242,7 @@ def run(
     trainings = NETWORKS if steps is None else tuple(_with_steps(training, steps) for training in NETWORKS)
     folder.mkdir(parents=True, exist_ok=True)
     if finished:
-
-        def is_finished(one: Training) -> bool:
-            return all(stored_part(_result_path(one, seed, folder), asdict(one)) is not None for seed in seeds)
-
-        trainings = finished_alone(trainings, is_finished, NAME, folder)
+        trainings = finished_alone(trainings, lambda one: [_part(one, seed, folder) for seed in seeds], NAME)
     results = []
     for having in (False, True):  # a teacher: those first, for the others to find them
         parts = [(one, seed, folder) for one in trainings for seed in seeds if (one.teacher is not None) is having]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from utils.claims.statistics import interval
+from utils.data import ImageSet
 
 
 def check_seeds(seeds: Sequence[int], steps: int | None) -> None:
@@ -32,12 +36,22 @@ def stored_part(path: Path, settings: Mapping[str, Any]) -> dict | None:
     return None
 
 
-def finished_alone(networks: Sequence, finished: Callable[[Any], bool], name: str, folder: Path) -> tuple:
-    """The networks that are finished; ``ValueError`` where none is."""
-    found = tuple(network for network in networks if finished(network))
+def finished_alone(networks: Sequence, parts: Callable[[Any], Sequence[tuple[Path, Mapping]]], name: str) -> tuple:
+    """The networks of which all ``parts`` (path, settings) are stored; ``ValueError`` where there is none."""
+    found = tuple(network for network in networks if all(stored_part(*part) is not None for part in parts(network)))
     if not found:
-        raise ValueError(f"no network of {name} is finished in {folder}")
+        raise ValueError(f"no network of {name} is finished")
     return found
+
+
+def held_out(images: ImageSet, part: float = 1 / 6) -> tuple[ImageSet, ImageSet]:
+    """The set without the last images of every class, and those."""
+    kept = (images.counts * (1 - part)).long()
+    rest = images.counts - kept
+    validation = torch.zeros_like(images.images[:, : int(rest.max())])
+    for label, (first, n) in enumerate(zip(kept.tolist(), rest.tolist(), strict=True)):
+        validation[label, :n] = images.images[label, first : first + n]
+    return replace(images, counts=kept), replace(images, images=validation, split="validation", counts=rest)
 
 
 def in_processes(function: Callable[..., dict], parts: Sequence[tuple], jobs: int) -> list[dict]:
