@@ -6,11 +6,11 @@ INSTALLED := .venv/.installed
 # Two processes with one thread each use two cores best.
 WORKERS ?= 2
 
-.PHONY: book test lint unit kernel-tests book-tests chapter-tests chapters bench clean help
+.PHONY: book test lint unit grading-tests kernel-tests book-tests chapter-tests chapters bench clean help
 
 help:
 	@echo "make book      render the book to _build/html"
-	@echo "make test      check everything: style, unit tests, kernels, the book in a browser, all chapters"
+	@echo "make test      check everything: style, unit tests, grader, kernels, the book in a browser, all chapters"
 	@echo "make chapters  execute the chapters in place and record their claims"
 	@echo "make bench     time ours against the alternatives on this machine"
 	@echo "make clean     remove what was built (not .venv)"
@@ -34,7 +34,7 @@ book: $(INSTALLED)
 # Every part is timed; the sum is printed at the end.
 test: $(INSTALLED)
 	@start=$$(date +%s); set -e; \
-	for part in lint unit kernel-tests book-tests chapter-tests; do \
+	for part in lint unit grading-tests kernel-tests book-tests chapter-tests; do \
 		begin=$$(date +%s); echo "== $$part"; $(MAKE) --no-print-directory $$part; \
 		echo "== $$part passed in $$(( $$(date +%s) - begin )) s"; \
 	done; \
@@ -46,7 +46,11 @@ lint: $(INSTALLED)
 
 unit: $(INSTALLED)
 	@$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --durations=5 \
-		--ignore-glob='*/test_book_*.py' --ignore-glob='*/test_notebooks.py'
+		--ignore-glob='*/test_book_*.py' --ignore-glob='*/test_notebooks.py' --ignore=tests/grading
+
+# What is skipped, and why, is printed: a machine without a sandbox has not tested it.
+grading-tests: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/grading -n $(WORKERS) --dist loadfile -rs --durations=5
 
 # Triton's interpreter has to be chosen before Triton is imported: a process of its own. What the unit tests run of the
 # same folder compiles the kernels for GPUs that are not here, or runs them on one that is.
