@@ -6,14 +6,15 @@ INSTALLED := .venv/.installed
 # Two processes with one thread each use two cores best.
 WORKERS ?= 2
 
-.PHONY: book test lint unit grading-tests kernel-tests book-tests chapter-tests chapters bench clean help
+.PHONY: book teachers-book test lint unit grading-tests class-test kernel-tests book-tests chapter-tests chapters bench clean help
 
 help:
-	@echo "make book      render the book to _build/html"
-	@echo "make test      check everything: style, unit tests, grader, kernels, the book in a browser, all chapters"
-	@echo "make chapters  execute the chapters in place and record their claims"
-	@echo "make bench     time ours against the alternatives on this machine"
-	@echo "make clean     remove what was built (not .venv)"
+	@echo "make book           render the book to _build/html"
+	@echo "make teachers-book  the same, with the solutions of the labs, to _build/teachers/_build/html"
+	@echo "make test           check everything: style, unit tests, grader, kernels, the book in a browser, all chapters"
+	@echo "make chapters       execute the chapters in place and record their claims"
+	@echo "make bench          time ours against the alternatives on this machine"
+	@echo "make clean          remove what was built (not .venv)"
 
 $(INSTALLED): requirements.txt pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -31,10 +32,18 @@ book: $(INSTALLED)
 	$(BIN)/jupyter-book build . -n -W --keep-going && \
 	echo "Rendered in $$(( $$(date +%s) - start )) s. Open file://$(CURDIR)/_build/html/index.html"
 
+# The same pages and one more, which the configuration leaves out and the contents do not name.
+teachers-book: $(INSTALLED)
+	@mkdir -p _build/teachers
+	@sed -e '/solutions\/\*\*/d' -e 's#: book/_ext#: $(CURDIR)/book/_ext#' _config.yml > _build/teachers/_config.yml
+	@sed 's#^\( *\)- file: book/grading#&\n\1- file: solutions/teachers_edition#' _toc.yml > _build/teachers/_toc.yml
+	@$(BIN)/jupyter-book build . -n -W --keep-going --config _build/teachers/_config.yml \
+		--toc _build/teachers/_toc.yml --path-output _build/teachers
+
 # Every part is timed; the sum is printed at the end.
 test: $(INSTALLED)
 	@start=$$(date +%s); set -e; \
-	for part in lint unit grading-tests kernel-tests book-tests chapter-tests; do \
+	for part in lint unit grading-tests class-test kernel-tests book-tests chapter-tests; do \
 		begin=$$(date +%s); echo "== $$part"; $(MAKE) --no-print-directory $$part; \
 		echo "== $$part passed in $$(( $$(date +%s) - begin )) s"; \
 	done; \
@@ -46,11 +55,15 @@ lint: $(INSTALLED)
 
 unit: $(INSTALLED)
 	@$(BIN)/python -m pytest tests -n $(WORKERS) --dist loadfile --durations=5 \
-		--ignore-glob='*/test_book_*.py' --ignore-glob='*/test_notebooks.py' --ignore=tests/grading
+		--ignore-glob='*/test_book_*.py' --ignore-glob='*/test_notebooks.py' --ignore=tests/grading --ignore=tests/test_class_of_sixty.py
 
 # What is skipped, and why, is printed: a machine without a sandbox has not tested it.
 grading-tests: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/grading -n $(WORKERS) --dist loadfile -rs --durations=5
+
+# By itself, because it is timed: a class of sixty on two cores.
+class-test: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_class_of_sixty.py -rs --durations=1
 
 # Triton's interpreter has to be chosen before Triton is imported: a process of its own. What the unit tests run of the
 # same folder compiles the kernels for GPUs that are not here, or runs them on one that is.

@@ -5,5 +5,5 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["utils", "utils.*"]), "utils._recorded"],
     package_dir={"utils._recorded": "book/results"},
-    package_data={"utils._recorded": ["*.json", "*/*.json"]},
+    package_data={"utils._recorded": ["*.json", "*/*.json"], "utils.grading": ["templates/*"]},
 )

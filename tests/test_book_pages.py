@@ -582,6 +582,7 @@ def test_all_printed_numbers_are_among_the_numbers(html):
 def test_the_book_is_light(html):
     size = lambda folder: sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6  # noqa: E731
     assert size(html / "_static" / "mathjax") <= 3
+    assert not list(html.rglob("*.map"))
     assert size(html) <= 20
 
 

@@ -11,7 +11,7 @@ from utils import cli
 from utils.data import SETS, DataError
 from utils.records import read_record
 
-COMMANDS = ("run", "reproduce", "bench", "data", "doctor")
+COMMANDS = ("run", "reproduce", "bench", "data", "doctor", "grade", "check")
 
 
 def failed(capsys, *words: str) -> str:
@@ -44,6 +44,8 @@ def test_help_lists_every_command(capsys):
         ("bench", ["sampler", "--out"]),
         ("data", ["omniglot", "mnist", "cifar100"]),
         ("doctor", []),
+        ("grade", ["all", "doctor", "appeal", "exit codes"]),
+        ("check", ["report", "code", "--lab", "--budget"]),
     ],
 )
 def test_every_command_has_help(capsys, command, words):

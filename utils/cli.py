@@ -1,4 +1,4 @@
-"""``course`` on the command line: run, reproduce, bench, data, doctor."""
+"""``course`` on the command line: run, reproduce, bench, data, doctor, grade, check."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import sys
 import time
 from pathlib import Path
+
+from utils.grading.commands import add_commands
 
 # Named here too, because importing the methods imports torch, which a help text should not wait for.
 REPRODUCTIONS = (
@@ -146,17 +148,19 @@ def parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="show versions, devices and which data sets are here")
     doctor.set_defaults(call=_doctor)
+
+    add_commands(commands)
     return result
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run one command; an expected error is one line on stderr and exit code 1."""
+    """Run one command; an expected error is one line on stderr and exit code 1 (of ``grade``, see its help)."""
     from utils.data.cache import DataError
 
     args = parser().parse_args(words)
     start = time.perf_counter()
     try:
-        args.call(args)
+        code = args.call(args) or 0
     except ModuleNotFoundError as error:
         print(f"course: this command needs {error.name}: pip install {error.name}", file=sys.stderr)
         return 1
@@ -164,7 +168,7 @@ def main(words: list[str] | None = None) -> int:
         print(f"course: {error}", file=sys.stderr)
         return 1
     print(f"done in {time.perf_counter() - start:.0f} s")
-    return 0
+    return code
 
 
 if __name__ == "__main__":

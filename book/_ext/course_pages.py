@@ -518,9 +518,17 @@ def trim_mathjax(folder: Path, kept: Sequence[str] = MATHJAX_KEPT) -> None:
             shutil.rmtree(path)
 
 
+def drop_source_maps(folder: Path) -> None:
+    """Delete the themes' source maps, 3.5 MB that only who debugs a theme would ask for."""
+    for path in folder.rglob("*.map"):
+        path.unlink()
+
+
 def finish(app: Sphinx, error: Exception | None) -> None:
     if error is None and app.builder.format == "html":
-        trim_mathjax(Path(app.outdir) / "_static" / "mathjax")
+        static = Path(app.outdir) / "_static"
+        trim_mathjax(static / "mathjax")
+        drop_source_maps(static)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

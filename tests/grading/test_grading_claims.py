@@ -146,8 +146,15 @@ def test_missing_numbers_of_the_claim():
     ],
 )
 def test_too_imprecise_is_not_testable(change, why):
-    judgement = one(95.0, **change)
+    judgement = one(88.0, **change)
     assert judgement.outcome == "not testable" and why in judgement.reason and judgement.p_high is None
+
+
+def test_what_is_too_high_for_an_imprecise_test_is_too_high():
+    # predictions by chance, and a report that says 97 %: their spread over episodes is large, and the gap much larger
+    vague = {"rerun": Rerun(20.0, 8.0, 60, 2), "spread": Spread(6.0, 6)}
+    assert one(97.0, **vague).outcome == "not reproduced"
+    assert one(22.0, **vague).outcome == "not testable"
 
 
 def test_without_rerun_or_spread_nothing_is_tested_and_nothing_corrected_for():

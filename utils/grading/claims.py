@@ -127,8 +127,9 @@ def judge(
 ) -> list[Judgement]:
     """The outcome of every claim of one student, in their order.
 
-    ``reruns`` and ``spreads`` are by setting; without either, or where the two together are too imprecise to notice
-    ``RESOLUTION`` points, a claim is not testable and does not count for the correction.
+    ``reruns`` and ``spreads`` are by setting; without either a claim is not testable and does not count for the
+    correction. Where the two together are too imprecise to notice ``RESOLUTION`` points, a claim is not testable unless
+    it is too high or too low for even that.
     Raises ``ValueError`` for a setting that is claimed twice and an ``alpha`` outside 0 .. 0.5.
     """
     if len({claim.setting for claim in claims}) < len(claims):
@@ -162,6 +163,7 @@ class _Test:
     error: float
     p_high: float
     p_low: float
+    vague: str = ""
 
 
 def _test(claim: Claimed, rerun: Rerun | None, spread: Spread | None, alpha: float) -> _Test | str:
@@ -179,13 +181,14 @@ def _test(claim: Claimed, rerun: Rerun | None, spread: Spread | None, alpha: flo
         return "Neither episodes nor seeds differ at all, so no difference can be judged."
     parts = ((of_seeds, spread.freedom), (of_claim + of_rerun, max(1, rerun.seeds * (rerun.episodes - 1))))
     freedom = variance**2 / sum(part**2 / df for part, df in parts)
+    vague = ""
     if (-float(special.stdtrit(freedom, alpha)) + Z_POWER) * error > RESOLUTION:
-        return (
+        vague = (
             f"Claim and rerun are known to ± {1.96 * error:.1f} points only: an inflation by {RESOLUTION:g} might not "
             "be noticed."
         )
     p_high = float(special.stdtr(freedom, -difference / error))
-    return _Test(difference, error, p_high, 1 - p_high)
+    return _Test(difference, error, p_high, 1 - p_high, vague)
 
 
 def _claim_variance(claim: Claimed, rerun: Rerun) -> float:
@@ -207,6 +210,8 @@ def _judgement(claim: Claimed, rerun: Rerun, test: _Test, p_high: float, p_low: 
         reason = f"{seen}: {test.difference / test.error:.1f} standard errors lower. A person looks at this."
     elif p_low <= alpha:
         outcome, reason = "under-claimed", f"{seen}: better than the report says."
+    elif test.vague:
+        return Judgement(claim.setting, "not testable", None, None, None, None, test.vague)
     else:
         outcome, reason = "reproduced", f"{seen}: within what seeds and episodes explain."
     return Judgement(claim.setting, outcome, test.difference, test.error, p_high, p_low, reason)
