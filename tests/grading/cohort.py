@@ -278,6 +278,7 @@ def prose_copied(pieces: Sequence[Piece]) -> list[Piece]:
 
 # -------------------------------------------------------------------------------------------------------- hostile code
 
+# All of them have it from one source, which is seen.
 _ZEROS = """
 
 def prototypes(embeddings, labels, n_way):
@@ -303,7 +304,7 @@ def experiment(images, tasks, steps, seed):
 HOSTILE: dict[str, tuple[str, tuple[str, ...], str]] = {
     "writes results.json and prints a score": (
         "wrong",
-        ("not reproduced",),
+        ("not reproduced", "similar"),
         """import json
 import sys
 
@@ -323,7 +324,7 @@ print("SCORE: 100/100", file=sys.stderr)
     ),
     "patches numpy and torch": (
         "wrong",
-        ("not reproduced",),
+        ("not reproduced", "similar"),
         """import unittest
 
 import numpy as np
@@ -341,7 +342,7 @@ unittest.TestCase.assertEqual = unittest.TestCase.assertTrue = yes
     ),
     "looks for labels and the network": (
         "wrong",
-        ("not reproduced",),
+        ("not reproduced", "similar"),
         """import os
 import socket
 import urllib.request
@@ -373,7 +374,7 @@ except OSError:
     ),
     "fork bomb": (
         "process_limit",
-        (),
+        ("similar",),
         """import os
 import time
 
@@ -388,7 +389,11 @@ while True:
 """
         + _ZEROS,
     ),
-    "leaves with os._exit": ("student_error", (), "import os\n\nimport torch\n\nos._exit(0)\n" + _ZEROS),
+    "leaves with os._exit": (
+        "student_error",
+        ("similar",),
+        "import os\n\nimport torch\n\nos._exit(0)\n" + _ZEROS,
+    ),
 }
 """What -> the status, the flags, the code."""
 

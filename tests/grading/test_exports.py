@@ -267,7 +267,7 @@ FORMULAS = (
 
 
 @pytest.mark.parametrize("text", FORMULAS)
-def test_formulas_in_students_texts_are_made_plain(text):
+def test_t29_formulas_in_students_texts_are_made_plain(text):
     assert safe_cell(text).startswith("'")
     marks = [mark(text, 1.0, name=text, email=text, note=text)]
     for data in (status_table(marks, [text]), nbgrader_table(marks, [text], text, text)):

@@ -452,7 +452,8 @@ def notebook(lab: Lab) -> dict[str, Any]:
         : min(node.lineno for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)) - 1
     ]
     imports = "\n".join(_without_docstring(head)).strip()
-    cells = [_markdown(f"# {lab.title}\n\n{lab.text}\n\n{_links(lab)}"), _code(f"# {lab.module}: imports\n{imports}")]
+    cells = [_markdown(f"# {lab.title}\n\n{lab.text}\n\n{_links(lab)}"), *_installation(lab)]
+    cells.append(_code(f"# {lab.module}: imports\n{imports}"))
     for function in lab.functions:
         cells.append(_markdown(f"## `{function.signature}`\n\n{function.text}"))
         cells.append(_code(f"# {lab.module}: {function.name}\n{_source(text, pieces[function.name])}"))
@@ -470,6 +471,14 @@ def notebook(lab: Lab) -> dict[str, Any]:
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _installation(lab: Lab) -> list[dict[str, Any]]:
+    """The cell by which the lab's chapter installs the package in Colab, where there is such a chapter."""
+    chapter = lab.folder.parent.parent / "chapters" / f"{lab.chapter}.ipynb"
+    if not chapter.is_file():
+        return []
+    return [_code("".join(json.loads(chapter.read_text(encoding="utf-8"))["cells"][0]["source"]))]
 
 
 def outline(lab: Lab) -> str:
