@@ -22,6 +22,8 @@ $(INSTALLED): requirements.txt pyproject.toml setup.py
 	@echo "Setting up .venv (a few minutes, once) ..."
 	@$(PYTHON) -m venv .venv \
 		|| { echo "No virtual environment could be made. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@# Debian's own pip is too old for an option that requirements.txt needs.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=23.1"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt \
 		|| { echo "learn2learn is compiled: it needs gcc and Python's headers (apt install gcc python3-dev)"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
