@@ -194,14 +194,16 @@ def found(shape):
                 held += [v for v in values if isinstance(v, np.ndarray)]
             frame = frame.f_back
     for root in ("/job", "/sub", "/tmp", os.getcwd(), os.path.dirname(sys.modules["__main__"].__file__)):
-        for folder, _, names in os.walk(root):
+        for folder, below, names in os.walk(root):
+            if folder == sys.prefix:  # Python itself, which may lie in the temporary folder
+                below.clear()
             for name in names:
                 try:
                     with np.load(os.path.join(folder, name)) as file:
                         held += [file[key] for key in file.files]
                 except Exception:
                     pass
-    return [a for a in held if a.shape == shape and a.dtype.kind == "i"]
+    return [a for a in held if isinstance(a, np.ndarray) and a.shape == shape and a.dtype.kind == "i"]
 
 def experiment(tasks, seed):
     answers = []
