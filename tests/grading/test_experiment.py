@@ -145,12 +145,16 @@ def test_labels_as_numbers_of_any_kind_are_labels(lab):
 # T30 to T32
 
 
+def few(lab, seed):
+    """Trials of the budget ``smoke``, of few episodes."""
+    return lab.inputs.trials({**lab.experiment.budgets["smoke"].numbers, "episodes": 40}, seed)
+
+
 @each_lab
 def test_predictions_without_a_look_are_right_by_chance(lab):
     """T30: constants, positions and chance reach the chance level, and less than the floor, in every setting."""
     rng = np.random.default_rng(0)
-    numbers = {**lab.experiment.budgets["smoke"].numbers, "episodes": 40}
-    (trial,) = lab.inputs.trials(numbers, 3)
+    (trial,) = few(lab, 3)
     for target in lab.experiment.settings:
         labels = trial.labels[target.name]
         n_way = int(labels.max()) + 1
@@ -165,8 +169,7 @@ def test_predictions_without_a_look_are_right_by_chance(lab):
 @each_lab
 def test_nothing_that_enters_the_sandbox_tells_the_labels(lab):
     """T31: no array that goes in is the labels, or tells them by its order; classes get new labels every episode."""
-    numbers = {**lab.experiment.budgets["smoke"].numbers, "episodes": 40}
-    (trial,) = lab.inputs.trials(numbers, 4)
+    (trial,) = few(lab, 4)
 
     def arrays(value):
         if isinstance(value, tuple):
@@ -460,7 +463,7 @@ def test_the_model_report_claims_what_was_recorded(lab):
     for claim in claims:
         assert claim.value == pytest.approx(np.mean(anchors[claim.setting].means["full"]), abs=0.05)
         assert claim.episodes == anchors[claim.setting].episodes["full"]
-    for i in range(0, 8, 2):
+    for i in range(0, min(len(anchor.means["smoke"]) for anchor in anchors.values()) - 1, 2):
         settings = []
         for name, anchor in anchors.items():
             mean = float(np.mean(anchor.means["smoke"][i : i + 2]))

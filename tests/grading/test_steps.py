@@ -178,8 +178,8 @@ def test_t38_killed_at_ten_random_moments_and_resumed_gives_the_same_bytes(tmp_p
         graded(course, source, 2)
         assert gradebook(course) == before, number
         assert audited(course)
-        # at most what was under way when it was killed is done again
-        assert most <= len(asked(log)) <= most + 2, number
+        # at most what was under way when it was killed is done again: two parts of two submissions
+        assert most <= len(asked(log)) <= most + 4, number
         assert not list(course.folder.rglob("*.part")) or killed
     assert killed >= 5
 
@@ -535,8 +535,8 @@ def test_an_appeal_that_comes_out_otherwise_says_so(course: Course, source: Path
     graded(course, source)
 
     class Otherwise(Answering):
-        def __call__(self, task: Task) -> str:
-            return super().__call__(task).replace("because it is", "since it was")
+        def __call__(self, tasks: list[Task]) -> list[str]:
+            return [value.replace("because it is", "since it was") for value in super().__call__(tasks)]
 
     changed = with_tools(course, perform=Otherwise(tmp_path / "log"))
     with opened(course.gradebook) as store:
@@ -668,14 +668,16 @@ def test_files_that_changed_since_they_were_collected_are_not_run(tmp_path: Path
         (record,) = store.submissions(course.lab.name)
     files = course.submitted / record["uuid"] / "files"
     task = Task("extract", str(files), record["tree"], str(course.lab.folder), course.lab_digest)
-    assert from_json(Extracted, perform(task)).report.readable
+    assert from_json(Extracted, perform([task])[0]).report.readable
     with pytest.raises(ValueError, match="the lab 00_halves is another one here"):
-        perform(replace(task, lab_digest="other"))
+        perform([replace(task, lab_digest="other")])
     (files / "lab.py").write_text("changed")
     with pytest.raises(ValueError, match="not those that were collected"):
-        perform(task)
+        perform([task])
     with pytest.raises(ValueError, match="under the same path"):
-        perform(replace(task, files=str(tmp_path / "nowhere")))
+        perform([replace(task, files=str(tmp_path / "nowhere"))])
+    with pytest.raises(ValueError, match="on the same files"):
+        perform([task, replace(task, tree="other")])
 
 
 def test_a_failure_of_the_parser_is_the_machines() -> None:

@@ -1,6 +1,6 @@
 """Where work is done: threads of this process, or a Dask cluster. The same results whichever does it, in any order.
 
-A task is plain values, its result is JSON, and doing it twice does no harm: what a worker had begun when it died is
+A task is plain values, its result is texts, and doing it twice does no harm: what a worker had begun when it died is
 begun again by another. Threads are enough on one machine, because each only waits for a sandbox or a parser.
 """
 
@@ -16,7 +16,7 @@ RETRIES = 2
 
 
 class Engine(Protocol):
-    def results(self, function: Callable[[Any], str], tasks: Sequence[Any]) -> Iterator[tuple[int, str | Exception]]:
+    def results(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """``(number of the task, result)`` as they come; an exception in place of a result that there is not."""
         ...
 
@@ -60,7 +60,7 @@ class _Threads:
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
 
-    def results(self, function: Callable[[Any], str], tasks: Sequence[Any]) -> Iterator[tuple[int, str | Exception]]:
+    def results(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         pool = ThreadPoolExecutor(self._jobs, thread_name_prefix="grading")
         try:
             numbers = {pool.submit(function, task): number for number, task in enumerate(tasks)}
@@ -75,7 +75,7 @@ class _Dask:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    def results(self, function: Callable[[Any], str], tasks: Sequence[Any]) -> Iterator[tuple[int, str | Exception]]:
+    def results(self, function: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         from distributed import as_completed as finished
 
         # impure: a failure of the machine is tried again by the next run, and not remembered by the cluster
@@ -88,7 +88,7 @@ class _Dask:
             self._client.cancel(futures)
 
 
-def _outcome(result: Callable[[], str]) -> str | Exception:
+def _outcome(result: Callable[[], Any]) -> Any:
     try:
         return result()
     except Exception as error:  # a bug of ours or a dead worker must not take the class with it

@@ -23,7 +23,7 @@ from utils.grading.wire import Caps, Record
 
 _DOUBLE = 1e-3  # of the tolerance, where an argument is in double precision
 _TINY = 1e-3  # answers below are compared as if they were as large: what rounding leaves of them says nothing
-_MOST_TYPED, _MOST_LABELS, _MOST_SHOWN = 16, 40, 8  # numbers that a student is asked to type in, or shown
+_MOST_TYPED, _MOST_SHOWN = 48, 8  # numbers that a student is asked to type in, or shown
 
 
 def check(
@@ -39,8 +39,17 @@ def check(
     Each function is judged by its own answers, whatever became of the others. Raises as ``sandbox.run`` does.
     """
     cases = lab.inputs.cases(seed)
-    calls = tuple(Call(name, c.function, c.arguments, c.cotangent) for name, c in numbered(cases).items())
-    outcome = run(Job(submission, lab.module, calls, lab.tensors), limits or Limits(), level, allow_weak)
+    job = Job(submission, lab.module, calls(cases), lab.tensors)
+    return judged(lab, cases, seed, run(job, limits or Limits(), level, allow_weak))
+
+
+def calls(cases: Sequence[Case]) -> tuple[Call, ...]:
+    """What a sandbox is asked for these cases."""
+    return tuple(Call(name, c.function, c.arguments, c.cotangent) for name, c in numbered(cases).items())
+
+
+def judged(lab: Lab, cases: Sequence[Case], seed: int, outcome: Outcome) -> Equivalence:
+    """The functions of a submission by its answers to these cases, which are those of ``seed``."""
     if outcome.verdict == "infra_error":
         asked = [case.function for case in cases]
         checks = tuple(
@@ -203,7 +212,11 @@ def _shown(value: object, tensors: bool) -> str:
     if not isinstance(value, np.ndarray):
         return repr(value)
     whole = value.dtype.kind in "biu"
-    if value.size <= (_MOST_LABELS if whole else _MOST_TYPED):
+    if not value.size:
+        return (
+            f"{'torch' if tensors else 'np'}.zeros({value.shape}, dtype={'torch' if tensors else 'np'}.{value.dtype})"
+        )
+    if value.size <= _MOST_TYPED:
         # the shortest text of each number, which is not that of its double
         text = np.array2string(value, separator=", ", threshold=value.size, max_line_width=10_000, floatmode="unique")
         text = " ".join(text.split())

@@ -57,7 +57,11 @@ def rerun(
 
     Raises ``ValueError`` for another budget than the lab has, and as ``sandbox.run`` does.
     """
-    found = accuracies(lab, submission, budget, seeds_of(seed, TRAININGS), level, allow_weak)
+    return summary(lab, accuracies(lab, submission, budget, seeds_of(seed, TRAININGS), level, allow_weak), seed, budget)
+
+
+def summary(lab: Lab, found: Accuracies, seed: int, budget: str) -> Experiment:
+    """Means and spreads of every setting, or why there are none."""
     settings = []
     for target in lab.experiment.settings:
         if runs := found.of.get(target.name):
@@ -81,18 +85,28 @@ def accuracies(
 
     Its limits are those of the budget, which holds ``TRAININGS``, in proportion to the number of seeds.
     """
+    trials, share = trials_of(lab, budget, seeds), max(1.0, len(seeds) / TRAININGS)
+    limits = lab.experiment.budgets[budget].limits
+    limits = replace(limits, wall=limits.wall * share, cpu=math.ceil(limits.cpu * share))
+    job = Job(submission, lab.module, calls(lab, trials), lab.tensors)
+    return scored(lab, run(job, limits, level, allow_weak), trials)
+
+
+def trials_of(lab: Lab, budget: str, seeds: Sequence[int]) -> dict[str, Trial]:
+    """The trials of these seeds by the names of their records. Raises ``ValueError`` for a budget that there is not."""
     if budget not in lab.experiment.budgets:
         raise ValueError(f"lab {lab.name} has the budgets {list(BUDGETS)}; got {budget!r}")
-    asked = lab.experiment.budgets[budget]
-    trials = {
+    numbers = dict(lab.experiment.budgets[budget].numbers)
+    return {
         f"{lab.experiment.function}/{i}/{j}": trial
         for i, seed in enumerate(seeds)
-        for j, trial in enumerate(lab.inputs.trials(dict(asked.numbers), seed))
+        for j, trial in enumerate(lab.inputs.trials(numbers, seed))
     }
-    calls = tuple(Call(name, lab.experiment.function, trial.arguments) for name, trial in trials.items())
-    share = max(1.0, len(seeds) / TRAININGS)
-    limits = replace(asked.limits, wall=asked.limits.wall * share, cpu=math.ceil(asked.limits.cpu * share))
-    return scored(lab, run(Job(submission, lab.module, calls, lab.tensors), limits, level, allow_weak), trials)
+
+
+def calls(lab: Lab, trials: Mapping[str, Trial]) -> tuple[Call, ...]:
+    """What a sandbox is asked for these trials."""
+    return tuple(Call(name, lab.experiment.function, trial.arguments) for name, trial in trials.items())
 
 
 def scored(lab: Lab, outcome: Outcome, trials: Mapping[str, Trial]) -> Accuracies:

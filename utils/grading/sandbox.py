@@ -54,7 +54,7 @@ VERDICTS = (
 
 _HERE = Path(__file__).parent
 _ENVIRONMENT = {"PATH": "/usr/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
-_POLL = 0.05  # seconds between two looks at the job's processes
+_POLL = 0.1  # seconds between two looks at the job's processes
 _GRACE = 2.0  # seconds that a job is given to disappear
 _KEEP = 8192  # bytes of the start and of the end of an output
 _FIRST_SLOT, _SLOTS = 60001, 500

@@ -73,7 +73,7 @@ class Tools:
     ``isolate()`` finds the level of isolation.
     """
 
-    perform: Callable[[Task], str] = perform
+    perform: Callable[[Sequence[Task]], Sequence[str]] = perform
     judge: Callable[[Lab, Report, Experiment], Sequence[Judgement]] = field(default=lambda *given: _judged(*given))
     plotted: Callable[[Lab, Report], Plotted] = field(default=lambda *given: _plotted(*given))
     selftest: Callable[[Lab, int, int, bool], Sequence[str]] = field(default=lambda *given: _selftested(*given))
@@ -252,8 +252,8 @@ def run(
         )
     records = _accepted(course, store)
     tasks = [_task(course, r, step, level, budget, allow_weak) for r in records for step in parts]
-    new, kept, failures = _work(course, store, engine, tasks, "sandboxes")
-    line = f"{new} sandboxes run at level {level} (budget {budget}), {kept} results known before"
+    new, kept, failures = _work(course, store, engine, tasks, "submissions")
+    line = f"{new} results at level {level} (budget {budget}), {kept} known before"
     return Done("run", _with_failures(line, failures), failed=failures)
 
 
@@ -523,18 +523,29 @@ def _work(course: Course, store: Store, engine: Engine, tasks: Sequence[Task], w
 
     by_key = {_key(task): task for task in tasks}  # the same files handed in twice are run once
     todo = [(key, task) for key, task in by_key.items() if store.result(key) is None]
+    groups = _by_submission(todo)
     failures = 0
-    done = engine.results(course.tools.perform, [task for _, task in todo])
-    for number, result in tqdm(done, what, len(todo), disable=None, file=sys.stderr):
-        key, task = todo[number]
-        value = failure(task, f"{type(result).__name__}: {result}") if isinstance(result, Exception) else result
-        if reason := broken(task.step, value):
-            failures += 1
-            _log(f"{task.step} of {Path(task.files).parent.name}: {reason}")
-            store.keep_failure(key, task.step, inputs(task), value)
-        else:
-            store.keep_result(key, task.step, inputs(task), value)
+    done = engine.results(course.tools.perform, [tuple(task for _, task in group) for group in groups])
+    for number, results in tqdm(done, what, len(groups), disable=None, file=sys.stderr):
+        for place, (key, task) in enumerate(groups[number]):
+            if isinstance(results, Exception):
+                value = failure(task, f"{type(results).__name__}: {results}")
+            else:
+                value = results[place]
+            if reason := broken(task.step, value):
+                failures += 1
+                _log(f"{task.step} of {Path(task.files).parent.name}: {reason}")
+                store.keep_failure(key, task.step, inputs(task), value)
+            else:
+                store.keep_result(key, task.step, inputs(task), value)
     return len(todo), len(by_key) - len(todo), failures
+
+
+def _by_submission(tasks: Sequence[tuple[str, Task]]) -> list[list[tuple[str, Task]]]:
+    found: dict[str, list[tuple[str, Task]]] = {}
+    for key, task in tasks:
+        found.setdefault(task.files, []).append((key, task))
+    return list(found.values())
 
 
 def _log(line: str) -> None:
@@ -978,27 +989,22 @@ def _replayed(
         if receipt[name] != value:
             lines.append(f"  {name} is another one now ({value}); bring back that state to get the same marks")
             same = False
-    values = {}
-    for step, given in receipt["results"].items():
-        stored = store.result(given["key"])
-        if stored is None:
+    stored = {step: store.result(given["key"]) for step, given in receipt["results"].items()}
+    values = {step: value for step, value in stored.items() if value is not None}
+    again = _done_again(course, record, receipt, list(values)) if replay and same else {}
+    for step, value in stored.items():
+        if value is None:
             lines.append(f"{step}: there is no result")
             continue
-        values[step] = stored
-        shown = _without_output(step, stored)
+        shown = _without_output(step, value)
         lines.append(f"{step}: {json.dumps(shown, sort_keys=True, ensure_ascii=True)}")
-        if not (replay and same):
+        if step not in again:
             continue
-        task = _task(course, record, step, given["level"], given["budget"], allow_weak=True)
-        try:
-            again = course.tools.perform(replace(task, seed=given["seed"]))
-        except Exception as error:
-            again = failure(task, f"{type(error).__name__}: {error}")
-        if _without_output(step, again) == shown:
+        if (now_shown := _without_output(step, again[step])) == shown:
             lines.append(f"  {step} was done again: the same")
         else:
             same = False
-            lines.append(f"  {step} was done again: {json.dumps(_without_output(step, again), sort_keys=True)}")
+            lines.append(f"  {step} was done again: {json.dumps(now_shown, sort_keys=True)}")
     found = _read(course, values)
     items = marks.automatic(course.lab, found.report, found.equivalence, found.experiment)
     if record["verdict"] == "ok" and digest([asdict(item) for item in items]) != receipt["marks"]:
@@ -1007,6 +1013,24 @@ def _replayed(
     for judgement in found.judgements:
         lines.append(f"claim {judgement.setting}: {judgement.outcome}. {judgement.reason}")
     return lines, same
+
+
+def _done_again(
+    course: Course, record: Mapping[str, Any], receipt: Mapping[str, Any], steps: Sequence[str]
+) -> dict[str, str]:
+    """New results of these steps, got as the old ones were: reading and running apart, what is run together."""
+    found = {}
+    for some in ([s for s in steps if s == "extract"], [s for s in steps if s != "extract"]):
+        tasks = []
+        for step in some:
+            given = receipt["results"][step]
+            task = _task(course, record, step, given["level"], given["budget"], allow_weak=True)
+            tasks.append(replace(task, seed=given["seed"]))
+        try:
+            found |= dict(zip(some, course.tools.perform(tasks) if tasks else (), strict=True))
+        except Exception as error:
+            found |= {task.step: failure(task, f"{type(error).__name__}: {error}") for task in tasks}
+    return found
 
 
 def _without_output(step: str, value: str) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""One piece of work on one submission: plain values in, JSON out, the same wherever and however often it is done."""
+"""Pieces of work on one submission: plain values in, JSON out, the same wherever and however often they are done."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -69,18 +70,25 @@ def inputs(task: Task) -> dict[str, Any]:
     return known | {"grader": grader(), "environment": environment()}
 
 
-def perform(task: Task) -> str:
-    """Does a task. Raises where the machine or the grader is to blame; what a student's files do is in the result."""
-    files = Path(task.files)
-    _check_tree(files, task.tree)
-    lab = _lab(task.lab, task.lab_digest)
-    if task.step == "extract":
-        return to_json(extracted(lab, files))
-    try:
-        with module_folder(files, lab.module) as folder:
-            return to_json(_executed(lab, folder, task))
-    except AmbiguousError as error:
-        return to_json(_unrun(task, "rejected_input", str(error)))
+def perform(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """Does some tasks on one submission, in one sandbox if they can be, and returns the result of each.
+
+    Raises where the machine or the grader is to blame; what a student's files do is in the result.
+    """
+    files, trees = Path(tasks[0].files), {(task.files, task.tree) for task in tasks}
+    if len(trees) != 1:
+        raise ValueError(f"tasks that are done together are on the same files; got {sorted(trees)}")
+    _check_tree(files, tasks[0].tree)
+    lab = _lab(tasks[0].lab, tasks[0].lab_digest)
+    results = {task: extracted(lab, files) for task in tasks if task.step == "extract"}
+    to_run = [task for task in tasks if task.step != "extract"]
+    if to_run:
+        try:
+            with module_folder(files, lab.module) as folder:
+                results |= _executed(lab, folder, to_run)
+        except AmbiguousError as error:
+            results |= {task: _unrun(task, "rejected_input", str(error)) for task in to_run}
+    return tuple(to_json(results[task]) for task in tasks)
 
 
 def extracted(lab: Lab, files: Path) -> Extracted:
@@ -144,15 +152,25 @@ def _version(name: str) -> str:
         return f"no {name}"
 
 
-def _executed(lab: Lab, folder: Path, task: Task) -> Equivalence | Experiment:
+def _executed(lab: Lab, folder: Path, tasks: Sequence[Task]) -> dict[Task, Equivalence | Experiment]:
     # torch takes seconds, and most of the grader's commands need none of it
-    if task.step == "equivalence":
-        from utils.grading.equivalence import check
-
-        return check(lab, folder, task.seed, level=task.level, allow_weak=task.allow_weak)
+    from utils.grading.equivalence import check
     from utils.grading.experiment import rerun
+    from utils.grading.together import together
 
-    return rerun(lab, folder, task.budget, task.seed, task.level, allow_weak=task.allow_weak)
+    by_step = {task.step: task for task in tasks}
+    functions, training = by_step.get("equivalence"), by_step.get("experiment")
+    weak = any(task.allow_weak for task in tasks)
+    if functions and training and functions.level == training.level:
+        seeds = functions.seed, training.seed
+        both = together(lab, folder, seeds, training.budget, training.level, weak)
+        return dict(zip((functions, training), both, strict=True))
+    found: dict[Task, Equivalence | Experiment] = {}
+    if functions:
+        found[functions] = check(lab, folder, functions.seed, level=functions.level, allow_weak=weak)
+    if training:
+        found[training] = rerun(lab, folder, training.budget, training.seed, training.level, weak)
+    return found
 
 
 def _unrun(task: Task, verdict: str, reason: str) -> Equivalence | Experiment:
