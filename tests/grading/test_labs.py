@@ -193,6 +193,21 @@ def test_what_students_get_is_made_from_the_lab(lab):
 
 
 @each_lab
+def test_the_sheet_runs_the_experiment_that_the_grader_runs(lab, capsys):
+    """With the reference as the student's, and hardly any training."""
+    spoken: dict = {}
+    exec(lab.text_of(), spoken)
+    *_, data, run, _ = cells_of(lab)
+    exec(data, spoken)
+    numbers = dict(lab.experiment.budgets["smoke"].numbers)
+    assert repr(numbers) in run
+    few = {name: min(value, 4) if name in ("steps", "episodes") else value for name, value in numbers.items()}
+    exec(run.replace(repr(numbers), repr(few)), spoken)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [target.name for target in lab.experiment.settings]
+
+
+@each_lab
 def test_students_get_nothing_of_the_solution(lab):
     """No line of a solution that is longer than a word or two stands in what students get."""
     reference = lab.reference_file.read_text(encoding="utf-8")

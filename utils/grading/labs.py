@@ -463,7 +463,9 @@ def notebook(lab: Lab) -> dict[str, Any]:
     cells.append(_markdown(_DATA_TEXT))
     had = [line for line in imports.splitlines() if line.startswith("import ")]
     cells.append(_code("\n".join(line for line in data_source(lab).splitlines() if line not in had)))
-    cells.append(_code(_RUN.format(numbers=dict(task.budgets[BUDGETS[0]].numbers), function=task.function)))
+    numbers, given = dict(task.budgets[BUDGETS[0]].numbers), "as_tensors(arguments)" if lab.tensors else "arguments"
+    run = _RUN.format(numbers=numbers, function=task.function, arguments=given)
+    cells.append(_code(_AS_TENSORS * lab.tensors + run))
     cells.append(_markdown(_HAND_IN_TEXT.format(module=lab.module)))
     cells.append(_code(_HAND_IN.format(module=lab.module)))
     for number, cell in enumerate(cells):
@@ -521,9 +523,19 @@ This makes what `experiment` gets, and the labels that it never sees. The grader
 its own. Below, your experiment is run with the numbers of the budget `smoke`; report what it reaches with those of
 `full`, in the table above."""
 
+_AS_TENSORS = """\
+def as_tensors(value):
+    \"\"\"Arrays as the tensors that the grader hands to your functions, also those in tuples.\"\"\"
+    if isinstance(value, tuple):
+        return tuple(as_tensors(part) for part in value)
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+"""
+
 _RUN = """\
 arguments, labels = data(**{numbers}, seed=0)
-for (setting, right), predicted in zip(labels.items(), {function}(*arguments)):
+for (setting, right), predicted in zip(labels.items(), {function}(*{arguments})):
     accuracy = 100 * (np.asarray(predicted) == right).mean(1)
     half = 1.96 * accuracy.std(ddof=1) / len(accuracy) ** 0.5
     print(f"{{setting}}: {{accuracy.mean():.1f}} % ± {{half:.1f}} over {{len(accuracy)}} episodes")"""
