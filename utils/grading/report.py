@@ -650,11 +650,27 @@ _DATASETS = re.compile(
     r"|fashion-?mnist|mnist|cifar-?\s?fs|cifar-?\s?10{1,2}|fc-?100|imagenet)\b",
     re.I,
 )
+# The long names and the short ones that claims have in their place.
+_SHORT = (
+    ("EWC", re.compile(r"elastic[\s-]+weight[\s-]+consolidation", re.I)),
+    ("MAS", re.compile(r"memory[\s-]+aware[\s-]+synapses", re.I)),
+    ("LwF", re.compile(r"learning[\s-]+without[\s-]+forgetting", re.I)),
+    ("BiC", re.compile(r"bias[\s-]+correction", re.I)),
+    ("iMAML", re.compile(r"implicit[\s-]+(?:maml|model[\s-]+agnostic[\s-]+meta[\s-]+learning)", re.I)),
+    ("MAML", re.compile(r"model[\s-]+agnostic[\s-]+meta[\s-]+learning", re.I)),
+    ("experience replay", re.compile(r"replay|rehearsal", re.I)),
+    ("joint training", re.compile(r"joint(?:ly)?[\s-]+(?:trained|training|learning)", re.I)),
+    ("plain training", re.compile(r"(?:plain|naive|sequential)[\s-]+(?:sgd|training|fine-?tuning|learning)", re.I)),
+    ("distillation", re.compile(r"knowledge[\s-]+distillation", re.I)),
+)
 _METHODS = re.compile(
-    r"\b(?:proto(?:typical)?[\s-]*net(?:work)?s?|matching[\s-]*net(?:work)?s?"
+    r"\b(?:elastic[\s-]+weight[\s-]+consolidation|memory[\s-]+aware[\s-]+synapses|bias[\s-]+correction"
+    r"|learning[\s-]+without[\s-]+forgetting|(?:implicit[\s-]+)?model[\s-]+agnostic[\s-]+meta[\s-]+learning"
+    r"|implicit[\s-]+maml|rehearsal|joint(?:ly)?[\s-]+(?:trained|training|learning)"
+    r"|(?:plain|naive|sequential)[\s-]+(?:sgd|training|fine-?tuning|learning)|proto(?:typical)?[\s-]*net(?:work)?s?|matching[\s-]*net(?:work)?s?"
     r"|relation[\s-]*net(?:work)?s?|siamese(?: net(?:work)?s?)?"
     r"|imaml|fomaml|maml|anil|reptile|r2-?d2|online ewc|ewc|mas|lwf|bic|icarl|(?:experience|generative) replay|replay"
-    r"|(?:knowledge )?distillation|fine-?tuning|plain training|joint training|nearest neighbou?rs?|baseline)\b",
+    r"|(?:knowledge )?distillation|fine-?tuning|nearest neighbou?rs?|baseline)\b",
     re.I,
 )
 _COUNT = re.compile(
@@ -785,7 +801,7 @@ def _claims_of_text(block: Block) -> Iterator[ClaimedResult]:
     dataset = match[0] if (match := _DATASETS.search(text)) else ""
     for sentence in _sentences(text):
         settings = _settings(sentence)
-        methods = [(m.start(), m[0]) for m in _METHODS.finditer(sentence)]
+        methods = [(m.start(), _short(m[0])) for m in _METHODS.finditer(sentence)]
         metrics = sorted((m.start(), name) for name, pattern in _METRICS for m in pattern.finditer(sentence))
         values = list(_values(sentence))
         if not (metrics or settings or methods or carried):
@@ -890,7 +906,7 @@ def _claims_of_table(block: Block, around: str) -> Iterator[ClaimedResult]:
                     share = 100 if _shares([other[column] for other in data]) and "%" not in head else 1
                     claims[-1] = replace(claims[-1], interval=_rounded(match["v"], share))
                 continue
-            if _SKIP.fullmatch(head.strip()) or _SKIP.fullmatch(label.strip()):
+            if _SKIP.fullmatch(head.strip()) or _SKIP.fullmatch(_METHODS.sub("", label).strip()):
                 continue
             context = f"{head} {label}"
             metric = _first(_METRICS, head) or _first(_METRICS, label) or _first(_METRICS, around) or "accuracy"
@@ -913,7 +929,7 @@ def _claims_of_table(block: Block, around: str) -> Iterator[ClaimedResult]:
                     shots[0] if shots else setting[2],
                     _first(_SCENARIOS, context) or _first(_SCENARIOS, around),
                     dataset[0].lower() if dataset else "",
-                    method[0] if method else "",
+                    _short(method[0]) if method else "",
                     bool(_OTHERS.search(head) or _OTHERS.search(label)),
                     f"{label} | {head}".strip(" |")[:200],
                     block.where,
@@ -921,6 +937,11 @@ def _claims_of_table(block: Block, around: str) -> Iterator[ClaimedResult]:
                 )
             )
         yield from claims
+
+
+def _short(method: str) -> str:
+    """The name under which a lab asks for a method."""
+    return next((name for name, pattern in _SHORT if pattern.fullmatch(method)), method)
 
 
 def _cell(cell: str) -> re.Match | None:
