@@ -86,6 +86,21 @@ def test_what_is_not_answered_is_not_right(lab, tmp_path):
     assert (found.verdict, found.checks[0].verdict, found.checks[1].verdict) == ("timeout", "ok", "timeout")
 
 
+@needs_sandbox
+def test_a_function_that_never_ends_leaves_those_behind_it_alone(lab, tmp_path):
+    hangs = "\n\ndef means(x, y, n_way):\n    while True:\n        pass\n"
+    found = looked_at(lab, tmp_path, REFERENCE + hangs, limits=Limits(wall=3.0, cpu=2))
+    assert (found.verdict, [each.verdict for each in found.checks]) == ("timeout", ["timeout", "ok"])
+
+
+@needs_sandbox
+def test_a_file_that_never_ends_is_tried_twice(lab, tmp_path, monkeypatch):
+    jobs = []
+    monkeypatch.setattr("utils.grading.equivalence.run", lambda *given: jobs.append(given) or sandbox.run(*given))
+    found = looked_at(lab, tmp_path, "while True:\n    pass\n", limits=Limits(wall=3.0, cpu=2))
+    assert [each.verdict for each in found.checks] == ["timeout", "timeout"] and len(jobs) == 2
+
+
 def test_a_machine_that_fails_is_nobodys_mistake(lab, tmp_path, monkeypatch):
     monkeypatch.setattr(sandbox, "_python", lambda: ["/bin/false"])
     found = looked_at(lab, tmp_path, lab.text_of())

@@ -1,4 +1,4 @@
-"""The references of labs 02, 06, 07 and 08, which import nothing of the course, agree with the course's own methods."""
+"""The references of labs, which import nothing of the course, agree with the course's own methods."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from torch import nn
 from utils.continual.bic import bias_correction
 from utils.continual.ewc import consolidated, fisher_diagonal
 from utils.continual.mas import output_importance
-from utils.functional.distillation import distillation_terms
+from utils.functional.distillation import distillation_loss, distillation_terms
 from utils.functional.pairs import pairwise_weighted_l1
+from utils.functional.solvers import conjugate_gradient, logistic_newton, ridge
 from utils.grading.labs import read_lab
+from utils.meta.r2d2 import RidgeHead
 
 SOLUTIONS = Path(__file__).parents[2] / "solutions"
 
@@ -96,3 +98,46 @@ def test_a_replayed_batch_has_every_class_alike():
     grid = [((i + 0.5) / 2, (j + 0.5) / 12) for i in range(2) for j in range(12)]
     chosen = lab.sample(labels, torch.tensor(grid)).bincount(minlength=8).tolist()
     assert chosen == [2, 6, 2, 2, 6, 2, 2, 2]
+
+
+@pytest.mark.parametrize(("temperature", "share"), [(1.0, 0.3), (4.0, 0.9)])
+def test_a_teacher_is_heard_as_in_the_functional_package(temperature, share):
+    lab, labels = reference("09_distillation"), torch.arange(8) % 6
+    student, teacher = torch.randn(2, 8, 6, dtype=torch.float64)
+    wanted = distillation_loss(student, teacher, labels, temperature, share)
+    torch.testing.assert_close(lab.distillation_loss(student, teacher, labels, temperature, share), wanted)
+    divergence = distillation_terms(student, teacher, labels, temperature)[1].mean()
+    torch.testing.assert_close(lab.soft_loss(student, teacher, temperature), divergence)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ridge_regression_is_that_of_the_meta_package(dtype):
+    lab, head = reference("05_imaml_r2d2"), RidgeHead(3.0, 5.0, 0.5, bias=False).to(dtype)
+    x, queries, labels = torch.randn(6, 20, dtype=dtype), torch.randn(4, 20, dtype=dtype), torch.arange(6) % 3
+    targets = nn.functional.one_hot(labels, 3).to(dtype)
+    for features in (x, x[:, :4]):
+        wanted = ridge(features, targets, 0.7)
+        torch.testing.assert_close(lab.ridge(features, targets, torch.tensor(0.7, dtype=dtype)), wanted)
+    found = lab.adapted_logits(x, labels, queries, 3, head.log_regularisation, head.scale, head.offset)
+    torch.testing.assert_close(found, head(x[None], labels[None], queries[None], 3)[0])
+
+
+def test_newton_steps_are_those_of_the_functional_package():
+    lab, labels = reference("05_imaml_r2d2"), torch.arange(6) % 2
+    features, strength = torch.randn(6, 4, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
+    weights = torch.zeros(4, dtype=torch.float64)
+    for steps in (1, 2, 3):
+        weights = lab.newton_step(weights, features, labels, strength)
+        wanted = logistic_newton(features, labels[:, None].double(), 0.4, steps)[:, 0]
+        torch.testing.assert_close(weights, wanted)
+
+
+def test_implicit_gradients_are_solved_as_in_the_functional_package():
+    torch.manual_seed(0)
+    lab, root = reference("05_imaml_r2d2"), torch.randn(6, 6, dtype=torch.float64)
+    hessian, gradient = root @ root.T, torch.randn(6, dtype=torch.float64)
+    system = torch.eye(6, dtype=torch.float64) + hessian / 0.8
+    for steps in (1, 3, 5):
+        wanted = conjugate_gradient(lambda v: v @ system, gradient[None], steps)[0]
+        torch.testing.assert_close(lab.conjugate_gradient(system, gradient, steps), wanted)
+        torch.testing.assert_close(lab.implicit_gradient(hessian, gradient, 0.8, steps), wanted)

@@ -487,6 +487,7 @@ class _Watch:
         self.stdout, self.stderr = Tail(), Tail()
         self.verdict = self.reason = ""
         self.cpu, self.memory, self.wall = 0.0, 0, 0.0
+        self.tasks = 0  # processes and threads, the most that were seen
         self._ready = 0.0  # seconds after which the harness ran
         self._seen: set[psutil.Process] = set()
         self._readers = selectors.DefaultSelector()
@@ -570,7 +571,7 @@ class _Watch:
                 tasks += process.num_threads()
                 resident += process.memory_info().rss
                 cpu += sum(process.cpu_times()[:4])
-        self.cpu = max(self.cpu, cpu)
+        self.cpu, self.tasks = max(self.cpu, cpu), max(self.tasks, tasks)
         if resident > self.limits.memory:  # shared pages are counted more than once here
             resident = sum(map(_proportional, processes))
         self.memory = max(self.memory, resident)
@@ -682,6 +683,9 @@ def _judged(job: Job, limits: Limits, level: int, watch: _Watch, out_of_memory: 
         verdict, reason = "infra_error", "the machine ran out of memory"
     elif not finished and watch.cpu > limits.cpu:
         verdict, reason = "timeout", f"used more than {limits.cpu} s of processor time"
+    elif bad and watch.tasks > limits.processes // 2:
+        # children of a fork bomb that could not grow any more, each of which goes on to answer
+        verdict, reason = "process_limit", f"started {watch.tasks} processes and threads, which answered in turn"
     elif bad:
         verdict, reason = "tamper_suspected", watch.parser.error or "answers that were not asked for, or given twice"
     else:
