@@ -12,7 +12,13 @@ from torch import nn
 
 from utils.continual.bic import bias_correction
 from utils.continual.ewc import consolidated, fisher_diagonal
+from utils.continual.learn import Batch
 from utils.continual.mas import output_importance
+from utils.continual.memory import reservoir
+from utils.continual.replay import ExperienceReplay
+from utils.data import load
+from utils.data.images import as_float
+from utils.data.streams import split_stream
 from utils.functional.distillation import distillation_loss, distillation_terms
 from utils.functional.pairs import pairwise_weighted_l1
 from utils.functional.solvers import conjugate_gradient, logistic_newton, ridge
@@ -68,17 +74,50 @@ def test_the_correction_is_that_of_the_continual_package():
     assert lab.bias_correction(logits, labels, 4).tolist() == pytest.approx(wanted, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["07_lwf_bic", "08_replay"])
-def test_distilling_losses_are_the_divergence_and_the_old_answers_entropy(name):
-    lab, temperature = reference(name), 2.0
+def test_the_corrected_loss_is_the_divergence_the_old_answers_entropy_and_the_labels():
+    lab, temperature = reference("07_lwf_bic"), 2.0
     logits, old, labels = torch.randn(8, 6), torch.randn(8, 4), torch.arange(8) % 6
     hard, divergence = (part.mean() for part in distillation_terms(logits, old, labels, temperature))
     p = (old / temperature).softmax(1)
     distilling = divergence / temperature**2 - (p * p.log()).sum(1).mean()
-    if name == "08_replay":
-        torch.testing.assert_close(lab.distilled_loss(logits, old, temperature), temperature**2 * distilling)
-    else:
-        torch.testing.assert_close(lab.bic_loss(logits, labels, old, temperature), (4 * distilling + 2 * hard) / 6)
+    torch.testing.assert_close(lab.bic_loss(logits, labels, old, temperature), (4 * distilling + 2 * hard) / 6)
+
+
+def test_replayed_answers_weigh_as_in_generative_replay():
+    """T^2 times divergence and entropy, where classes that the old network did not know have no probability."""
+    lab, temperature = reference("08_replay"), 2.0
+    logits, old, labels = torch.randn(8, 6), torch.randn(8, 4), torch.arange(8) % 4
+    known = nn.functional.pad(old, (0, 2), value=-torch.inf)
+    divergence = distillation_terms(logits, known, labels, temperature)[1].mean()
+    p = (old / temperature).softmax(1)
+    entropy = -(temperature**2) * (p * p.log()).sum(1).mean()
+    torch.testing.assert_close(lab.distilled_loss(logits, old, temperature), divergence + entropy)
+
+
+def test_a_reservoir_is_that_of_the_continual_package():
+    lab, memory = reference("08_replay"), torch.zeros(0, 1)
+    theirs = torch.full((20,), -1.0)
+    for seen, new in ((0, 13), (13, 60)):
+        draws = torch.rand(new, generator=torch.Generator().manual_seed(seen), dtype=torch.float64)
+        items = torch.arange(seen, seen + new, dtype=torch.float32)
+        memory = lab.add(memory, items[:, None], seen, 20, draws)
+        places, kept = reservoir(seen, new, 20, torch.Generator().manual_seed(seen))
+        theirs[places] = items[kept]
+    assert memory[:, 0].tolist() == theirs.tolist()
+
+
+def test_the_loss_with_replay_is_that_of_the_continual_package():
+    lab, t = reference("08_replay"), 4
+    generator = torch.Generator().manual_seed(2)
+    stream = split_stream(load("digits", "train"), load("digits", "test"), 5, "class", list(range(10)))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    memory = {"images": torch.randint(256, (9, 1, 8, 8), dtype=torch.uint8), "labels": torch.arange(9) % 6, "seen": 0}
+    x, y = stream.batch(t - 1, 0, 5)
+    chosen = torch.randint(9, (5,), generator=torch.Generator().manual_seed(2))
+    wanted = ExperienceReplay(9).loss(net, memory, Batch(stream, t - 1, x, y), generator)
+    images = as_float(memory["images"][chosen])
+    found = lab.replay_loss(net(x)[:, :8], y, net(images)[:, :8], memory["labels"][chosen], t)
+    torch.testing.assert_close(found, wanted)
 
 
 def test_a_reservoir_keeps_every_item_with_the_same_chance():

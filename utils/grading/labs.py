@@ -1,6 +1,7 @@
 """A lab: what is asked, the reference, inputs, wrong mutants, honest variants, and what students get, made from them.
 
-A lab is a folder, ``solutions/<name>/``. What is executed of it here is the teacher's own: ``reference.py``,
+A lab is a folder, ``solutions/<name>/``. A course project is one too, of a report alone: its code is the students' own
+choice, so nothing of it is compared or run. What is executed of it here is the teacher's own: ``reference.py``,
 ``inputs.py``, the mutants and the variants. What a student wrote is executed in the sandbox and nowhere else.
 """
 
@@ -23,14 +24,16 @@ import numpy as np
 
 from utils.data.cache import write_atomically
 from utils.grading.limits import Limits
-from utils.grading.report import LAB
+from utils.grading.report import LAB, PROJECT
 from utils.grading.sandbox import Argument
 
 BUDGETS = ("smoke", "full")
 AUTO = ("experiment", "worse", "figures", "tables", "source", "manual")
 """What a rubric's item is marked by, beside ``function:NAME`` and ``section:NAME``."""
 
+AUTO_PROJECT = ("ranking", *AUTO[1:])
 SECTIONS = ("title", "authors", *LAB, "source code")
+SECTIONS_PROJECT = ("title", "team", *PROJECT, "source code")
 
 _BEGIN, _END = "### BEGIN SOLUTION", "### END SOLUTION"
 _BEGIN_DATA, _END_DATA = "### BEGIN STUDENT", "### END STUDENT"
@@ -145,16 +148,20 @@ class Trial:
 
 @dataclass(frozen=True)
 class Lab:
-    """All of a lab. ``inputs`` has ``cases(seed) -> Case, ...`` and ``trials(numbers, seed) -> Trial, ...``."""
+    """All of a lab. ``inputs`` has ``cases(seed) -> Case, ...`` and ``trials(numbers, seed) -> Trial, ...``.
+
+    A course project (``kind`` is "project") has no chapter, module, functions and experiment.
+    """
 
     folder: Path
+    kind: str
     title: str
     chapter: str
     module: str
     tensors: bool
     text: str
     functions: tuple[Function, ...]
-    experiment: ExperimentTask
+    experiment: ExperimentTask | None
     rubric: tuple[RubricItem, ...]
 
     @property
@@ -246,9 +253,10 @@ class Lab:
         return hashlib.sha256(f"{files} {asked}".encode()).hexdigest()
 
 
-def find_labs(solutions: Path | str) -> dict[str, Lab]:
-    """The labs of a folder by name, in order: its folders with a ``lab.toml``."""
-    return {path.parent.name: read_lab(path.parent) for path in sorted(Path(solutions).glob("*/lab.toml"))}
+def find_labs(solutions: Path | str, kind: str = "lab") -> dict[str, Lab]:
+    """The labs of a folder by name, in order, or its projects: its folders with a ``lab.toml`` of this kind."""
+    found = (read_lab(path.parent) for path in sorted(Path(solutions).glob("*/lab.toml")))
+    return {lab.name: lab for lab in found if lab.kind == kind}
 
 
 def read_lab(folder: Path | str) -> Lab:
@@ -267,6 +275,8 @@ def read_lab(folder: Path | str) -> Lab:
         lab = _lab(folder, table)
     except (tomllib.TOMLDecodeError, _WrongError) as error:
         raise ValueError(f"{path.parent.name}/lab.toml: {error}") from error
+    if lab.experiment is None:
+        return lab
     for needed in (lab.reference_file, lab.inputs_file):
         if not needed.is_file():
             raise ValueError(f"lab {lab.name} has no {needed.name}")
@@ -285,23 +295,29 @@ class _WrongError(ValueError):
 
 
 def _lab(folder: Path, table: dict[str, Any]) -> Lab:
+    if table.get("kind") == "project":
+        _check(table, "lab.toml", _TOP_PROJECT)
+        rubric = tuple(_item(entry, f"rubric[{i}]", (), "project") for i, entry in enumerate(table["rubric"]))
+        _different("rubric", [item.id for item in rubric])
+        return Lab(folder, "project", table["title"], "", "", False, table["text"].strip(), (), None, rubric)
     _check(table, "lab.toml", _TOP)
     if table["kind"] != "lab":
-        raise _WrongError(f"kind is 'lab'; got {table['kind']!r}")
+        raise _WrongError(f"kind is 'lab' or 'project'; got {table['kind']!r}")
     if not re.fullmatch(r"\w+\.py", table["module"]):
         raise _WrongError(f"module is the name of the file that students hand in; got {table['module']!r}")
     functions = tuple(_function(entry, f"functions[{i}]") for i, entry in enumerate(table["functions"]))
     experiment = _experiment(table["experiment"])
-    rubric = tuple(_item(entry, f"rubric[{i}]", functions) for i, entry in enumerate(table["rubric"]))
+    rubric = tuple(_item(entry, f"rubric[{i}]", functions, "lab") for i, entry in enumerate(table["rubric"]))
     _different("functions", [function.name for function in functions])
     _different("rubric", [item.id for item in rubric])
     return Lab(
-        folder, table["title"], table["chapter"], table["module"], table["tensors"], table["text"].strip(),
+        folder, "lab", table["title"], table["chapter"], table["module"], table["tensors"], table["text"].strip(),
         functions, experiment, rubric,
     )  # fmt: skip
 
 
 _TEXT, _NUMBER = (str,), (int, float)
+_TOP_PROJECT = {"title": _TEXT, "kind": _TEXT, "text": _TEXT, "rubric": (list,)}
 _TOP = {
     "title": _TEXT, "chapter": _TEXT, "kind": _TEXT, "module": _TEXT, "tensors": (bool,), "text": _TEXT,
     "functions": (list,), "experiment": (dict,), "rubric": (list,),
@@ -345,17 +361,18 @@ def _target(entry: Any, where: str) -> Target:
     return Target(**entry)
 
 
-def _item(entry: Any, where: str, functions: tuple[Function, ...]) -> RubricItem:
+def _item(entry: Any, where: str, functions: tuple[Function, ...], what: str) -> RubricItem:
+    sections, autos = (SECTIONS_PROJECT, AUTO_PROJECT) if what == "project" else (SECTIONS, AUTO)
     _check(entry, where, dict.fromkeys(("id", "section", "text", "auto"), _TEXT) | {"points": _NUMBER})
     kind, _, name = entry["auto"].partition(":")
-    allowed = {"function": [f.name for f in functions], "section": list(SECTIONS)}.get(kind)
-    if name not in allowed if allowed else entry["auto"] not in AUTO:
+    allowed = {"function": [f.name for f in functions], "section": list(sections)}.get(kind)
+    if name not in allowed if allowed else entry["auto"] not in autos:
         raise _WrongError(
             f"{where}: auto is function:NAME with NAME of {[f.name for f in functions]}, section:NAME with NAME of "
-            f"{list(SECTIONS)}, or one of {list(AUTO)}; got {entry['auto']!r}"
+            f"{list(sections)}, or one of {list(autos)}; got {entry['auto']!r}"
         )
-    if entry["section"] not in SECTIONS:
-        raise _WrongError(f"{where}: section is one of {list(SECTIONS)}; got {entry['section']!r}")
+    if entry["section"] not in sections:
+        raise _WrongError(f"{where}: section is one of {list(sections)}; got {entry['section']!r}")
     if not entry["points"] > 0:
         raise _WrongError(f"{where}: points are more than 0; got {entry['points']}")
     return RubricItem(**entry)
@@ -485,13 +502,16 @@ def _installation(lab: Lab) -> list[dict[str, Any]]:
 
 def outline(lab: Lab) -> str:
     """The report's headings with what belongs below each, as comments that no reader of the report sees."""
-    parts = [f"# {lab.title}\n\nAuthors: <!-- your names -->\n"]
-    parts += [f"## {heading}\n\n<!-- {_wrapped(text, 108)} -->\n" for heading, text in _OUTLINE]
+    people, outlined = ("Team", _OUTLINE_PROJECT) if lab.kind == "project" else ("Authors", _OUTLINE)
+    parts = [f"# {lab.title}\n\n{people}: <!-- your names -->\n"]
+    parts += [f"## {heading}\n\n<!-- {_wrapped(text, 108)} -->\n" for heading, text in outlined]
     return "\n".join(parts)
 
 
 def student_files(lab: Lab) -> dict[str, str]:
     """Name below ``student/`` -> the text that belongs there."""
+    if lab.kind == "project":
+        return {"report.md": outline(lab)}
     sheet = json.dumps(notebook(lab), indent=1, ensure_ascii=False) + "\n"
     text = starter(lab.reference_file.read_text(encoding="utf-8"))
     return {lab.module: text, "lab.ipynb": sheet, "report.md": outline(lab)}
@@ -570,6 +590,23 @@ _OUTLINE = (
         "ones, and why. Tables and at least one figure.",
     ),
     ("Conclusion", "What was found, and what it does not show."),
+    ("Source code", "The names of the files that you hand in."),
+)
+_OUTLINE_PROJECT = (
+    ("Abstract", "The problem, why it is difficult, the method's idea, the key result with its number."),
+    (
+        "Introduction",
+        "Background and application, the research problem, related methods, the methods that you implemented, the main "
+        "results with your team's ranking (such as: 5th of 120).",
+    ),
+    ("Problem formulation", "What is given, what is to be found, with mathematics."),
+    ("Method", "The basic idea, the structure of the model, the loss."),
+    (
+        "Experiments",
+        "All tests with their settings, numbers of runs and intervals; the worse results as well as the better ones, "
+        "and why they are so. Tables and at least one figure.",
+    ),
+    ("Conclusion", "A short summary, what it does not show, future work."),
     ("Source code", "The names of the files that you hand in."),
 )
 

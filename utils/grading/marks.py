@@ -227,6 +227,11 @@ def _marked(
 
 
 _FOUND = {
+    "ranking": lambda report: (
+        any(ranking.possible for ranking in report.rankings),
+        f"The ranking is given: {', '.join(f'{one.rank} of {one.of}' for one in report.rankings[:3])}.",
+        "No ranking of the team is given that can be.",
+    ),
     "worse": lambda report: (
         report.worse.reported,
         "Worse results stand beside the better ones.",

@@ -74,7 +74,7 @@ def _laid_out(target: Path, report: Path, code: Path) -> None:
 def described(lab: Lab, found: Evidence, rejects: list[dict] | tuple = ()) -> tuple[list[str], bool]:
     """The evidence in plain words, and whether all of it is as asked."""
     report, sound = _report(lab, found.report)
-    functions, agree = _functions(found.equivalence)
+    functions, agree = _functions(found.equivalence) if lab.experiment is not None else ([], True)
     lines = [*report, *functions, *_experiment(found.experiment)]
     lines += [
         f"Claim on {judgement.setting}: {judgement.outcome}. {judgement.reason}" for judgement in found.judgements
@@ -98,6 +98,8 @@ def _report(lab: Lab, report: Report | None) -> tuple[list[str], bool]:
     wanted = {
         "figures": (bool(report.figures), f"figures: {len(report.figures)}"),
         "tables": (bool(report.tables), f"tables that can be read: {len(report.tables)}"),
+        "ranking": (any(ranking.possible for ranking in report.rankings), "the team's ranking" if report.rankings else
+                    "no ranking of the team"),
         "worse": (report.worse.reported, "worse results beside the better ones" if report.worse.reported else
                   "no worse results beside the better ones"),
     }  # fmt: skip

@@ -48,6 +48,7 @@ ALIKE = {"code": 0.6, "prose": 0.5, "results": 0.6}
 """Pairs that score at least this are shown to a person: unrelated code scores 0.3 at most, copies 0.9."""
 
 PARTS = ("equivalence", "experiment")
+_NOT_RUN = "a course project asks for no functions: nothing is run"
 """What is executed of a submission, each in a sandbox of its own."""
 
 SAME_RESULTS = 3
@@ -173,6 +174,8 @@ def selftest(course: Course, store: Store, level: int, allow_weak: bool = False)
 
     Raises ``GraderError`` where that does not hold: then no mark would mean anything.
     """
+    if course.lab.experiment is None:
+        return Done("selftest", _NOT_RUN)
     if not _runs(level, allow_weak):
         return Done("selftest", f"not run: isolation level {level} is below {FLOOR}")
     seed = course.settings.seed(course.lab.name, "equivalence")
@@ -240,6 +243,8 @@ def run(
     Below ``doctor.FLOOR`` nothing is executed unless ``allow_weak`` says so. Raises ``ValueError`` for a budget that
     the lab does not have.
     """
+    if course.lab.experiment is None:
+        return Done("run", _NOT_RUN)
     if budget not in course.lab.experiment.budgets:
         raise ValueError(
             f"{course.lab.name} has the budgets {', '.join(course.lab.experiment.budgets)}; got {budget!r}"
@@ -282,10 +287,11 @@ def similar(course: Course, store: Store, years: Path | None = None) -> Done:
     key = digest(given)
     stored = store.result(key)
     if stored is None:
-        text = course.lab.reference_file.read_text(encoding="utf-8")
-        base = [
-            similarity.read_code(name, {"lab.py": t}) for name, t in (("reference", text), ("starter", starter(text)))
-        ]
+        base = []
+        if course.lab.experiment is not None:
+            text = course.lab.reference_file.read_text(encoding="utf-8")
+            given_out = (("reference", text), ("starter", starter(text)))
+            base = [similarity.read_code(name, {"lab.py": text}) for name, text in given_out]
         codes = [_read_code(name, files, base) for name, files in {**codes_of, **earlier_of}.items()]
         pairs = [_pair("code", p) for p in similarity.cohort(codes) if not (p.a in earlier_of and p.b in earlier_of)]
         reports = {r["uuid"]: evidence(course, store, r).extracted for r in records}
@@ -598,6 +604,8 @@ def _plotted(lab: Lab, report: Report) -> Plotted:
     from utils.grading.pages import Anchor
 
     # claims are of the budget "full", so that is what they stand beside
+    if lab.experiment is None:
+        return (), ()
     anchors = (Anchor(setting, anchor.means["full"]) for setting, anchor in sorted(expected(lab).items()))
     return tuple(claims_of(lab, report)), tuple(anchors)
 
@@ -634,7 +642,7 @@ def _row(course: Course, store: Store, config: Settings, student: Student, recor
             found = replace(found, extracted=from_json(Extracted, failure(_task(course, record, "extract"), _UNREAD)))
         items = marks.automatic(lab, found.report, found.equivalence, found.experiment)
         status, reason = marks.verdict(found.report, found.equivalence, found.experiment)
-        if found.equivalence is None or found.experiment is None:
+        if lab.experiment is not None and (found.equivalence is None or found.experiment is None):
             # nothing of the student's is to blame for what was not run here
             status, reason, level = "infra_error", _UNRUN, 0
     due = config.due.get(lab.name)
@@ -678,7 +686,7 @@ def _keys(course: Course, store: Store, record: Mapping[str, Any]) -> dict[str, 
     """Step -> all that its result follows from, and the key that it is kept under."""
     last = store.remembered(course.lab.name, "run")
     found = {}
-    for step in ("extract", *PARTS):
+    for step in ("extract", *(PARTS if course.lab.experiment is not None else ())):
         task = _task(course, record, step, *((last["level"], last["budget"]) if last and step != "extract" else ()))
         found[step] = {**inputs(task), "key": _key(task)}
     return found

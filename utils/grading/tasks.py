@@ -106,7 +106,7 @@ def examined(lab: Lab, document: Document, names: list[str]) -> Report:
     from utils.grading.labs import outline
 
     texts = [outline(lab), *([lab.report_file.read_text(encoding="utf-8")] if lab.report_file.exists() else [])]
-    return examine(document, "lab", texts, handed_in=names)
+    return examine(document, lab.kind, texts, handed_in=names)
 
 
 def failure(task: Task, reason: str) -> str:
