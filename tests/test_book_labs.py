@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from book_fixtures import ROOT, SECONDS, built_book
 
-LABS = sorted(path.parent.name for path in (ROOT / "solutions").glob("*/lab.toml"))
+LABS = sorted(path.parent.name for path in (ROOT / "solutions").glob("*/reference.py"))
 SOLUTION = "### BEGIN SOLUTION"
 
 

@@ -12,6 +12,7 @@ from small_course import isolation
 
 from utils.grading import steps
 from utils.grading.engine import threads
+from utils.grading.intake import read_roster
 from utils.grading.labs import SECTIONS_PROJECT, find_labs, read_lab, student_files
 from utils.grading.precheck import check
 from utils.grading.report import sections_of_heading
@@ -52,7 +53,7 @@ def handed_in(folder: Path, reports: dict[str, str]) -> Path:
     for number, (name, text) in enumerate(reports.items()):
         (folder / "download" / name).mkdir(parents=True)
         (folder / "download" / name / "report.md").write_text(text)
-        code = "".join(f"def step_{name}_{i}(x):\n    return x ** {number + i} - {i}\n\n\n" for i in range(5))
+        code = "".join(f"def step_{number}_{i}(x):\n    return x ** {number + i} - {i}\n\n\n" for i in range(5))
         (folder / "download" / name / "main.py").write_text(code)
     (folder / "roster.csv").write_text("id,name\n" + "".join(f"{name},{name.title()}\n" for name in [*reports, "zoe"]))
     return folder / "download"
@@ -84,6 +85,16 @@ def test_a_class_of_teams_is_marked_by_its_reports(lab, tmp_path):
     lost = {name: {i.id for i in automatic if float(book[name][i.id]) < i.points} for name in reports}
     assert lost == {"ann": set(), "bob": {"ranking"}, "cat": {"ranking"}, "dan": {"team"}}
     assert all(book["ann"][item.id] == "" for item in lab.rubric if item.auto == "manual")
+
+
+def test_all_members_of_a_team_get_what_its_report_gets(lab, tmp_path):
+    source = handed_in(tmp_path, {"ann": report(1), "cat": report(3), "Team 7": report(5, "")})
+    (tmp_path / "roster.csv").write_text("id,name,team\nann,Ann,\ncat,Cat,\ndan,Dan,Team 7\neve,Eve,Team 7\n")
+    _, book = graded(tmp_path, lab, source)
+    assert {name: row["ranking"] for name, row in book.items()} == {"ann": "4", "cat": "4", "dan": "0", "eve": "0"}
+    (tmp_path / "roster.csv").write_text("id,team\nann,dan\ndan,\n")
+    with pytest.raises(ValueError, match="students and teams of the same name: dan"):
+        read_roster(tmp_path / "roster.csv")
 
 
 def test_a_team_sees_what_is_missing(lab, tmp_path):

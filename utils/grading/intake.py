@@ -55,13 +55,17 @@ _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct",
 
 @dataclass(frozen=True)
 class Student:
-    """A line of the roster. ``lms_id`` is how the LMS calls the student in a download, ``received`` its time."""
+    """A line of the roster.
+
+    ``lms_id`` is how the LMS calls the student in a download, ``received`` its time; ``team`` hands in together.
+    """
 
     id: str
     name: str = ""
     email: str = ""
     lms_id: str = ""
     received: str = ""
+    team: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def read_roster(path: Path | str, timezone: str = "UTC") -> tuple[Student, ...]:
     """The students of a class, by id, from a CSV: Moodle's grading worksheet, Canvas's gradebook, or a plain one.
 
     A plain roster has a column ``id`` (or ``student_id``, ``username``, ``SIS User ID``), and may have ``name``,
-    ``email`` and ``received``.
+    ``email``, ``received`` and ``team``.
 
     Parameters
     ----------
@@ -133,6 +137,8 @@ def read_roster(path: Path | str, timezone: str = "UTC") -> tuple[Student, ...]:
     if not students or "" in ids or twice:
         trouble = f"these ids twice: {', '.join(twice)}" if twice else "no student or a student without an id"
         raise ValueError(f"the roster {path} has {trouble}; every student needs one line and an id of their own")
+    if both := sorted({student.team for student in students} & set(ids)):
+        raise ValueError(f"the roster {path} has students and teams of the same name: {', '.join(both)}")
     return tuple(sorted(students, key=lambda student: student.id))
 
 
@@ -196,9 +202,9 @@ def collect(
     Parameters
     ----------
     source : the download, as a folder or an archive. Below it, by ``lms``: ``plain`` one folder or archive a student,
-        called by the id of the roster; ``moodle`` ``Name_NNN_assignsubmission_file_/``; ``canvas`` flat files
-        ``name_[LATE_]ID_NUMBER_file``; ``gradescope`` a folder a submission with ``submission_metadata.json`` beside
-        ``submission/``.
+        called by the id of the roster, or by the name of a team for all of its members; ``moodle``
+        ``Name_NNN_assignsubmission_file_/``; ``canvas`` flat files ``name_[LATE_]ID_NUMBER_file``; ``gradescope`` a
+        folder a submission with ``submission_metadata.json`` beside ``submission/``.
     roster : see ``read_roster``.
     due : with a time zone; late is what the LMS received after it.
     limits : of one submission.
@@ -273,7 +279,8 @@ def _student(row: Mapping[str, str], columns: Sequence[str], path: Path) -> Stud
     if not any(column in columns for column in _ID_COLUMNS):
         raise ValueError(f"the roster {path} has the columns {', '.join(columns)}; one of them must be called id")
     own = first(*_ID_COLUMNS)
-    return Student(own, name.strip(), email, first("lms id") or own, first("received", "submitted at"))
+    times = first("received", "submitted at")
+    return Student(own, name.strip(), email, first("lms id") or own, times, first("team", "group"))
 
 
 # ---------------------------------------------------------------------------------------------------- the downloads
@@ -363,10 +370,12 @@ def _assigned(
 ) -> tuple[list[tuple[tuple[Student, ...], _Found]], list[dict[str, str]]]:
     # only what this LMS names students by, else the id of one could be the LMS's number of another
     known = {key: student for student in roster for key in _names(student, lms) if key}
+    members = {s.team: [other for other in roster if other.team == s.team] for s in roster if s.team}
     matched: dict[tuple[str, ...], list[tuple[tuple[Student, ...], _Found]]] = {}
     strangers = []
     for item in found:
-        students = [known.get(id_) or known.get(id_.casefold() if "@" in id_ else id_) for id_ in item.ids]
+        team = members.get(item.ids[0], []) if lms == "plain" and item.ids[0] not in known else []
+        students = team or [known.get(id_) or known.get(id_.casefold() if "@" in id_ else id_) for id_ in item.ids]
         if not students or None in students:
             strangers.append({"name": printable(item.key), "reason": _stranger(item)})
             continue
