@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from utils.backbones import MLP
 from utils.continual.bic import bias_correction
 from utils.continual.ewc import consolidated, fisher_diagonal
+from utils.continual.icarl import herding
+from utils.continual.importance import quadratic_penalty
 from utils.continual.learn import Batch
 from utils.continual.mas import output_importance
 from utils.continual.memory import reservoir
@@ -19,11 +23,16 @@ from utils.continual.replay import ExperienceReplay
 from utils.data import load
 from utils.data.images import as_float
 from utils.data.streams import split_stream
+from utils.fewshot.siamese import pair_loss
+from utils.fewshot.triplet import batch_hard_loss
 from utils.functional.distillation import distillation_loss, distillation_terms
 from utils.functional.pairs import pairwise_weighted_l1
+from utils.functional.prototypes import best_of_class
 from utils.functional.solvers import conjugate_gradient, logistic_newton, ridge
 from utils.grading.labs import read_lab
+from utils.meta.maml import MAML
 from utils.meta.r2d2 import RidgeHead
+from utils.meta.reptile import Reptile
 
 SOLUTIONS = Path(__file__).parents[2] / "solutions"
 
@@ -40,14 +49,19 @@ def network(n_inputs=5, hidden=7, classes=4):
 def test_importances_are_those_of_the_continual_package():
     net, lab = network(), reference("06_ewc_mas")
     params = tuple(value.detach() for value in net.parameters())
-    x, y = torch.randn(9, 5, dtype=torch.float64), torch.arange(9) % 4
+    x = torch.randn(9, 5, dtype=torch.float64)
     torch.testing.assert_close(lab.outputs(params, x), net(x).detach())
     for mine, theirs in (
         (lab.fisher(params, x), fisher_diagonal(net, [(x,)], slice(0, 4))),
-        (lab.empirical_fisher(params, x, y), fisher_diagonal(net, [(x, y)], slice(0, 4), "empirical")),
         (lab.mas_importance(params, x), output_importance(net, [(x,)])),
     ):
         torch.testing.assert_close(list(mine), list(theirs.values()))
+
+
+def test_the_penalty_is_that_of_the_continual_package():
+    lab, (theta, importance, anchor) = reference("06_ewc_mas"), torch.rand(3, 6, dtype=torch.float64)
+    wanted = quadratic_penalty({"w": theta}, {"w": importance}, {"w": anchor}, 3.0)
+    torch.testing.assert_close(lab.penalty(theta, (importance, anchor), 3.0), wanted)
 
 
 def test_the_online_form_is_that_of_the_continual_package():
@@ -58,10 +72,50 @@ def test_the_online_form_is_that_of_the_continual_package():
     torch.testing.assert_close(list(found), [part["w"] for part in wanted])
 
 
-def test_scores_of_pairs_are_those_of_the_functional_package():
-    a, b, weight = torch.randn(3, 5), torch.randn(4, 5), torch.randn(5)
-    found = reference("02_siamese").pair_scores(a, b, weight, 0.5)
-    torch.testing.assert_close(found, pairwise_weighted_l1(a, b, weight) + 0.5)
+def test_pairs_are_scored_and_weighed_as_in_the_chapter():
+    lab, embeddings, labels = reference("02_siamese"), torch.randn(9, 5), torch.arange(9) % 4
+    weight, bias = torch.randn(5), torch.tensor(0.5)
+    found = lab.pair_scores(embeddings[:3], embeddings, weight, bias)
+    torch.testing.assert_close(found, pairwise_weighted_l1(embeddings[:3], embeddings, weight) + bias)
+    wanted = pair_loss(pairwise_weighted_l1(embeddings, embeddings, weight) + bias, labels)
+    torch.testing.assert_close(lab.pair_loss(embeddings, labels, weight, bias), wanted)
+
+
+def test_the_hardest_triplets_are_those_of_the_few_shot_package():
+    lab, labels = reference("02_siamese"), torch.arange(10) % 3
+    embeddings = torch.randn(10, 4, dtype=torch.float64, requires_grad=True)
+    losses = lab.hardest_triplets(embeddings, labels, 0.5), batch_hard_loss(embeddings, labels, 0.5)
+    gradients = [torch.autograd.grad(loss, embeddings)[0] for loss in losses]
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_best_match_is_that_of_the_few_shot_package():
+    lab, (support, queries) = reference("02_siamese"), torch.randn(30, 6).split((10, 20))
+    (w, b), (weight, bias) = (torch.randn(4, 6), torch.randn(4)), (torch.randn(4), torch.tensor(1.0))
+    labels = torch.arange(10) % 3
+    scores = pairwise_weighted_l1(torch.relu(queries @ w.T + b), torch.relu(support @ w.T + b), weight) + bias
+    found = lab.one_shot(support, labels, queries, (w, b), (weight, bias))
+    assert found.tolist() == best_of_class(scores[None], labels[None], 3)[0].argmax(-1).tolist()
+
+
+def test_exemplars_are_those_of_the_continual_package():
+    vectors = torch.randn(12, 3, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(reference("07_lwf_bic").herding(vectors, 7), herding(vectors, 7))
+
+
+def test_old_heads_are_held_as_in_the_functional_package():
+    """But for the entropy of what was recorded, which does not depend on the network; no factor T^2 here."""
+    lab, temperature, heads = reference("07_lwf_bic"), 2.0, ((0, 2), (2, 5))
+    logits, old, labels = torch.randn(8, 7), torch.randn(8, 7), torch.zeros(8, dtype=torch.int64)
+    recorded, wanted = old.clone(), 0.0
+    for a, b in heads:
+        recorded[:, a:b] = old[:, a:b].softmax(1)
+        p = (old[:, a:b] / temperature).softmax(1)
+        torch.testing.assert_close(lab.soften(recorded[:, a:b], temperature), p)
+        divergence = distillation_loss(logits[:, a:b], old[:, a:b], labels, temperature, weight=1.0)
+        wanted += divergence / temperature**2 - (p * p.log()).sum(1).mean()
+    torch.testing.assert_close(lab.old_heads_loss(logits, recorded, heads, temperature), wanted)
 
 
 def test_the_correction_is_that_of_the_continual_package():
@@ -180,3 +234,33 @@ def test_implicit_gradients_are_solved_as_in_the_functional_package():
         wanted = conjugate_gradient(lambda v: v @ system, gradient[None], steps)[0]
         torch.testing.assert_close(lab.conjugate_gradient(system, gradient, steps), wanted)
         torch.testing.assert_close(lab.implicit_gradient(hessian, gradient, 0.8, steps), wanted)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_adapting_and_its_gradients_are_those_of_the_meta_package(steps):
+    torch.manual_seed(0)
+    lab, sizes, rate, net = reference("04_maml"), (3, 5, 4), 0.3, MLP(3, (5, 4), activate_last=False).double()
+    theta = nn.utils.parameters_to_vector(net.parameters()).detach().requires_grad_()
+    support_x, query_x = torch.randn(2, 6, 3, dtype=torch.float64), torch.randn(2, 7, 3, dtype=torch.float64)
+    support_y, query_y = torch.randint(4, (2, 6)), torch.randint(4, (2, 7))
+    tasks = SimpleNamespace(
+        support_x=support_x, support_y=support_y, query_x=query_x, query_y=query_y, n_tasks=len(support_x)
+    )
+    given = (support_x, support_y, query_x, query_y, sizes, rate, steps)
+    torch.testing.assert_close(lab.outputs(theta, query_x[0], sizes), net(query_x[0]))
+
+    def gradient(loss):
+        return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(net.parameters()))])
+
+    maml = MAML(net, rate, steps)
+    loss, wanted = lab.meta_loss(theta, *given), maml.loss(None, tasks)
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(torch.autograd.grad(loss, theta)[0], gradient(wanted))
+    found = lab.first_order_gradient(theta.detach(), *given)
+    torch.testing.assert_close(found, gradient(maml.loss(None, tasks, order=1)))
+    reptile = Reptile(net, rate, steps, optimiser="sgd")
+    found = lab.reptile_direction(theta.detach(), support_x, support_y, sizes, rate, steps)
+    torch.testing.assert_close(found, gradient(reptile.loss(None, tasks)))
+    phi = maml.adapt(None, support_x, support_y).params[-1]
+    found = lab.adapt(theta, support_x[0], support_y[0], sizes, rate, steps)
+    torch.testing.assert_close(found, torch.cat([part[0].flatten() for part in phi.values()]))

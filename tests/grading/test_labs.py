@@ -59,7 +59,7 @@ def test_mutants_replace_what_the_reference_defines(lab):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('kind = "lab"', 'kind = "exam"', "kind is 'lab'; got 'exam'"),
+        ('kind = "lab"', 'kind = "exam"', "kind is 'lab' or 'project'; got 'exam'"),
         ('chapter = "03_prototypical"', "", "lab.toml has no chapter"),
         ("tensors = false", "tensors = 0", "tensors is of type bool; got 0"),
         ('module = "lab.py"', 'module = "../lab.py"', "the file that students hand in"),
