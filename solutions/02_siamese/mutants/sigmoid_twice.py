@@ -1,0 +1,12 @@
+"""The logits go through a sigmoid before a loss that takes logits."""
+
+import torch
+
+
+def pair_loss(embeddings, labels, weight, bias):
+    i, j = torch.triu_indices(len(labels), len(labels), offset=1)
+    scores = pair_scores(embeddings, embeddings, weight, bias)[i, j]  # noqa: F821
+    same = labels[i] == labels[j]
+    scores = torch.sigmoid(scores)
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(scores, same.to(scores.dtype), reduction="none")
+    return (losses[same].mean() + losses[~same].mean()) / 2
