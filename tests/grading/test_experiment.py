@@ -411,6 +411,30 @@ def test_claims_of_a_setting_are_found(lab):
     assert [(c.value, c.episodes) for c in claims_of(lab, twice)] == [(60.0, 500)]
 
 
+@pytest.mark.parametrize(
+    ("labels", "claimed"),
+    [
+        (("MAML | after 150 steps (%)", "MAML | after 600 steps (%)"), 70.0),
+        (("smoke | accuracy", "full | accuracy"), 70.0),
+        (("smoke | accuracy", "smoke | accuracy, again"), 72.0),  # there is nothing else
+        (("MAML | after 300 steps", "MAML | after 600 steps"), 72.0),
+        (("from 150 to 600 steps", "600 steps"), 72.0),
+    ],
+)
+def test_a_short_training_is_not_what_is_claimed(lab, labels, claimed):
+    """The higher number counts, but not that of the budget ``smoke``, which may be the higher one by chance."""
+    budgets = {
+        name: replace(lab.experiment.budgets[name], numbers={"steps": steps})
+        for name, steps in (("smoke", 150), ("full", 600))
+    }
+    lab = replace(lab, experiment=replace(lab.experiment, budgets=budgets))
+    values = zip(labels, (72.0, 70.0), strict=True)
+    (claim,) = claims_of(lab, reported(*(result(label=label, value=value) for label, value in values)))
+    assert claim.value == claimed
+    (in_text,) = claims_of(lab, reported(*(result(text=t, value=v) for t, v in zip(labels, (72.0, 70.0), strict=True))))
+    assert in_text.value == claimed
+
+
 def test_a_setting_may_ask_for_more_than_ways_and_shots(lab):
     target = replace(lab.experiment.settings[0], method="replay", scenario="class-incremental", dataset="digits")
     asked = replace(lab, experiment=replace(lab.experiment, settings=(target,)))

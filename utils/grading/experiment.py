@@ -8,6 +8,7 @@ at different speeds is about the same, and no accuracy comes out above 100 %.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from utils.records import read_record
 TRAININGS = 2
 """With one, 87 % of students whose claims are all 5 points too high are noticed; with two, 97 %."""
 
+_STEPS = re.compile(r"(\d+)(?:\s+training)?\s*(?:steps|schritte|步)", re.I)
 _EDGE = 0.1  # per cent: accuracies are kept this far from 0 and 100, where log-odds are infinite
 
 
@@ -226,17 +228,27 @@ def claims_of(lab: Lab, report: Report) -> list[Claimed]:
     """The accuracies that a report claims as its own, one a setting at most: the highest, in the lab's order.
 
     Of several that are equal, the one that says of how many episodes it is. Left out: what is cited, values outside
-    0 .. 100, other metrics, settings that the lab does not ask for.
+    0 .. 100, other metrics, settings that the lab does not ask for, and the budget ``smoke`` beside ``full``.
     """
     claims = []
     for target in lab.experiment.settings:
         own = [c for c in report.claims if is_about(c, target) and not c.cited and 0 <= c.value <= 100]
         if own:
-            best = max(own, key=lambda claim: (claim.value, claim.over == "episodes", claim.interval is not None))
+            longer = [claim for claim in own if not _is_short(lab, claim)] or own
+            best = max(longer, key=lambda claim: (claim.value, claim.over == "episodes", claim.interval is not None))
             episodes = best.n if best.over == "episodes" else None
             ci95 = best.interval if best.interval is not None and 0 <= best.interval <= 100 else None
             claims.append(Claimed(target.name, best.value, episodes or None, ci95, min(best.step, 100)))
     return claims
+
+
+def _is_short(lab: Lab, claim: ClaimedResult) -> bool:
+    """Whether the words around a number say that it is of the budget ``smoke``: by its name or its number of steps."""
+    said = claim.label or claim.text
+    smoke, full = (lab.experiment.budgets[name].numbers.get("steps") for name in BUDGETS)
+    steps = {int(number) for number in _STEPS.findall(said)}
+    named = (smoke in steps and full not in steps) if smoke != full else False
+    return named or bool(re.search(r"\bsmoke\b", said, re.I) and not re.search(r"\bfull\b", said, re.I))
 
 
 def is_about(claim: ClaimedResult, target: Target) -> bool:
