@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from utils.grading import doctor, landlock, sandbox, seccomp
 from utils.grading.limits import Limits
@@ -71,6 +72,46 @@ def test_tensors_go_in_and_come_out(tmp_path):
     assert outcome.verdict == "ok", outcome
     (found,) = outcome.records["f"].arrays
     assert found.dtype == np.float32 and np.array_equal(found, np.full((2, 3), 4))
+
+
+OPTIMISERS = """
+import sys
+import torch
+
+def below():
+    return sum(name.startswith("torch._dynamo.") for name in sys.modules)
+
+def f(start):
+    found = []
+    for kind in (torch.optim.SGD, torch.optim.Adam):
+        x = start.clone().requires_grad_()
+        made = kind([x], lr=0.1)
+        for _ in range(3):
+            made.zero_grad()
+            (x**2).sum().backward()
+            made.step()
+        found.append(x)
+    early = below()
+    compiled = torch.compile(lambda x: x + 1, backend="eager")(start)
+    from torch._dynamo import config
+    return *found, compiled, early, below(), config.disable
+"""
+
+
+@needs_sandbox
+def test_optimisers_do_not_wait_for_the_compiler_and_it_is_there_all_the_same(tmp_path):
+    start = np.ones(2)
+    outcome = one(tmp_path / "s", OPTIMISERS, start, limits=Limits(wall=60.0), tensors=True)
+    assert outcome.verdict == "ok", outcome
+    sgd, adam, compiled, early, late, disabled = outcome.records["f"].arrays
+    x = torch.ones(2, dtype=torch.float64).requires_grad_()
+    here = torch.optim.Adam([x], lr=0.1)
+    for _ in range(3):
+        here.zero_grad()
+        (x**2).sum().backward()
+        here.step()
+    assert np.array_equal(adam, x.detach().numpy()) and sgd == pytest.approx(0.8**3)
+    assert np.array_equal(compiled, start + 1) and early == 0 and late > 10 and not disabled
 
 
 @needs_sandbox
