@@ -63,9 +63,9 @@ unit: $(INSTALLED)
 grading-tests: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/grading -n $(WORKERS) --dist loadfile -rs --durations=5
 
-# By itself, because it is timed: a class of sixty on two cores.
+# By itself, because it is timed: a class of sixty on two cores. What the commands print is shown, with their seconds.
 class-test: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_class_of_sixty.py -rs --durations=1
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_class_of_sixty.py -rsP --durations=1
 
 # Triton's interpreter has to be chosen before Triton is imported: a process of its own. What the unit tests run of the
 # same folder compiles the kernels for GPUs that are not here, or runs them on one that is.
