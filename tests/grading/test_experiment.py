@@ -27,6 +27,7 @@ from utils.grading.experiment import (
     seeds_of,
     shifted,
 )
+from utils.grading.experiment import trials_of as trials_of_budget
 from utils.grading.labs import find_labs, read_lab
 from utils.grading.report import ClaimedResult, examine
 from utils.grading.results import Experiment, Setting
@@ -85,6 +86,17 @@ def test_two_trainings_run_in_one_sandbox(lab, tmp_path, monkeypatch):
     assert one.mean == pytest.approx(np.mean(here))
     with pytest.raises(ValueError, match=r"has the budgets .*; got 'huge'"):
         rerun(lab, tmp_path / "s", "huge", 3, LEVEL)
+
+
+def test_the_trials_of_a_class_are_made_once(lab, monkeypatch):
+    made, trials = [], lab.inputs.trials
+    monkeypatch.setattr(
+        lab.inputs, "trials", lambda numbers, seed: made.append((numbers, seed)) or trials(numbers, seed)
+    )
+    one, again, other = (trials_of_budget(lab, "smoke", seeds) for seeds in ((1, 2), (1, 2), (3, 2)))
+    assert [seed for _, seed in made] == [1, 2, 3] and made[0][0] == {"episodes": 120, "noise": 1.2}
+    assert list(one.values()) == list(again.values()) and one.keys() == other.keys()
+    assert next(iter(other.values())) is not next(iter(one.values()))
 
 
 def test_seeds_are_all_different():

@@ -241,6 +241,18 @@ run(Job(Path({str(lab(tmp_path / "s", code))!r}), "lab.py", (Call("f", "f", ()),
                 left.kill()
 
 
+def test_what_has_ended_is_not_waited_for():
+    """Nobody has taken note of its end yet: of a job's processes that is the machine's first one to do, some time."""
+    ended = subprocess.Popen(["/bin/true"])
+    process = psutil.Process(ended.pid)
+    try:
+        assert _until(lambda: process.status() == psutil.STATUS_ZOMBIE, 5)
+        assert process.is_running() and not sandbox._runs(process)
+    finally:
+        ended.wait()
+    assert not sandbox._runs(process) and sandbox._runs(psutil.Process())
+
+
 def _marked(marker):
     found = []
     for process in psutil.process_iter():

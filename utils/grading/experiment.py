@@ -11,7 +11,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -98,12 +100,19 @@ def trials_of(lab: Lab, budget: str, seeds: Sequence[int]) -> dict[str, Trial]:
     """The trials of these seeds by the names of their records. Raises ``ValueError`` for a budget that there is not."""
     if budget not in lab.experiment.budgets:
         raise ValueError(f"lab {lab.name} has the budgets {list(BUDGETS)}; got {budget!r}")
-    numbers = dict(lab.experiment.budgets[budget].numbers)
+    numbers = tuple(lab.experiment.budgets[budget].numbers.items())
     return {
         f"{lab.experiment.function}/{i}/{j}": trial
         for i, seed in enumerate(seeds)
-        for j, trial in enumerate(lab.inputs.trials(numbers, seed))
+        for j, trial in enumerate(_trials(lab.inputs, numbers, seed))
     }
+
+
+@lru_cache(
+    maxsize=2 * TRAININGS
+)  # a class has the same seeds, and to make the images takes as long as to check functions
+def _trials(inputs: ModuleType, numbers: tuple[tuple[str, float], ...], seed: int) -> tuple[Trial, ...]:
+    return inputs.trials(dict(numbers), seed)
 
 
 def calls(lab: Lab, trials: Mapping[str, Trial]) -> tuple[Call, ...]:

@@ -518,11 +518,17 @@ class _Watch:
         self._wait_for_the_rest()
 
     def _wait_for_the_rest(self) -> None:
-        """Until nothing of the job is left: bubblewrap may end a moment before the namespace that it made."""
-        for process in psutil.wait_procs(self._seen, timeout=_GRACE)[1]:
+        """Until nothing of the job runs: bubblewrap may end a moment before the namespace that it made."""
+        self._wait()
+        for process in filter(_runs, self._seen):
             with suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(self._seen, timeout=_GRACE)
+        self._wait()
+
+    def _wait(self) -> None:
+        limit = time.monotonic() + _GRACE
+        while any(map(_runs, self._seen)) and time.monotonic() < limit:
+            time.sleep(0.01)
 
     def close(self) -> None:
         if self.process.returncode is None:
@@ -620,6 +626,13 @@ def _tree(pid: int) -> list[psutil.Process]:
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).children(recursive=True)
     return []
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether a process has not ended; that the machine's first process has yet to note its end does not matter."""
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _own_tasks() -> int:
